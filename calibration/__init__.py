@@ -1,0 +1,1 @@
+"""Calibration results: typed, versioned, with provenance. The procedures land here one by one."""

@@ -1,0 +1,19 @@
+"""Robots by name."""
+
+from policies.errors import InputError
+from policies.interface import RobotSpec
+from policies.robots.g1 import G1
+from policies.robots.panda import PANDA
+
+ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (G1, PANDA)}
+
+
+def get_robot(name: str) -> RobotSpec:
+    """Return the robot called ``name``.
+
+    Raises:
+        InputError: no such robot.
+    """
+    if name not in ROBOTS:
+        raise InputError(f"expected a robot out of {sorted(ROBOTS)}, got {name!r}")
+    return ROBOTS[name]

@@ -1,0 +1,1 @@
+"""What learns from bags: readers, episodes, the simulator, replay and delta-action models."""

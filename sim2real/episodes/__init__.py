@@ -1,0 +1,1 @@
+"""Episodes: aligned, evenly sampled states and actions cut from bags."""

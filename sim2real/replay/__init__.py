@@ -1,0 +1,1 @@
+"""Open-loop replay of logged actions, and how far the simulator ends up from the log."""

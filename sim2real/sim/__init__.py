@@ -1,0 +1,1 @@
+"""The simulator: robot models, named dynamics gaps, a stepper and batched rollouts (MuJoCo)."""

@@ -1,0 +1,85 @@
+"""Many control ticks from many states at once, on all cores (MuJoCo's threaded rollout)."""
+
+from __future__ import annotations
+
+import os
+
+import mujoco
+import numpy as np
+from mujoco import rollout
+
+from policies.interface import Float, RobotSpec
+from sim2real.sim.gaps import Gap
+from sim2real.sim.model import build_model
+from sim2real.sim.stepper import Layout, SimState, decimation
+
+
+class BatchStepper:
+    """Steps B copies of a robot by one or several control ticks in one call.
+
+    Args:
+        robot: the robot.
+        gap: dynamics gap; its delay is ignored here (pass delayed set-points instead).
+        rate_hz: control rate, default ``robot.control_rate_hz``.
+        threads: worker threads, default the number of cores.
+    """
+
+    def __init__(
+        self,
+        robot: RobotSpec,
+        gap: Gap | None = None,
+        *,
+        rate_hz: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.robot = robot
+        self.model = build_model(robot, gap)
+        self.layout = Layout(robot, self.model)
+        self.decimation = decimation(robot, rate_hz or robot.control_rate_hz)
+        threads = threads or len(os.sched_getaffinity(0))
+        self._data = [mujoco.MjData(self.model) for _ in range(threads)]
+        self._rollout = rollout.Rollout(nthread=threads)
+        self._spec = mujoco.mjtState.mjSTATE_FULLPHYSICS
+        self._size = mujoco.mj_stateSize(self.model, self._spec)
+        self._base = np.zeros(self._size)
+        mujoco.mj_resetData(self.model, self._data[0])
+        if robot.gripper:
+            self._data[0].qpos[self.layout.finger_qpos] = robot.gripper.max_width_m / 2.0
+        mujoco.mj_getState(self.model, self._data[0], self._base, self._spec)
+
+    def __enter__(self) -> BatchStepper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._rollout.close()
+
+    def step(self, state: SimState, targets_rad: Float) -> SimState:
+        """Advance by ``ticks`` control ticks.
+
+        Args:
+            state: B states, arrays (B, ...).
+            targets_rad: set-points held over each tick, (B, ticks, n).
+
+        Returns:
+            The states after each tick, arrays (B, ticks, ...).
+        """
+        batch, ticks, _ = targets_rad.shape
+        model = self.model
+        start = np.tile(self._base, (batch, 1))
+        self.layout.write(
+            state, start[:, 1 : 1 + model.nq], start[:, 1 + model.nq :][:, : model.nv]
+        )
+        control = np.zeros((batch, ticks, model.nu))
+        if self.layout.fingers:
+            control[:, :, self.layout.fingers] = self.robot.gripper.max_width_m / 2.0  # type: ignore[union-attr]
+        control[:, :, self.layout.ctrl] = targets_rad
+        control = np.repeat(control, self.decimation, axis=1)
+        states, _sensors = self._rollout.rollout(model, self._data, start, control)
+        ends = states[:, self.decimation - 1 :: self.decimation]
+        qpos = ends[..., 1 : 1 + model.nq]
+        qvel = ends[..., 1 + model.nq : 1 + model.nq + model.nv]
+        return self.layout.read(qpos, qvel)

@@ -1,0 +1,137 @@
+"""MuJoCo models of the robots, built from the URDFs of ``example-robot-data``.
+
+The joint PD loop is part of the model: a MuJoCo actuator with gain kp, bias -kp q - kd qdot and a
+force range is exactly ``torque = clip(kp (target - q) - kd qdot, +-limit)`` at every physics step,
+and lets one C call run a whole control tick (and a thread pool run thousands of them).
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from policies.errors import InputError
+from policies.interface import RobotSpec
+from sim2real.sim.gaps import Gap
+
+_FINGER_KP_N_M = 2000.0
+_FINGER_KD_N_S_M = 100.0
+
+
+@cache
+def robot_data_dir() -> Path:
+    """Folder ``example-robot-data/robots`` of the PyPI package of that name.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    roots = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path]
+    for root in roots:
+        folder = Path(root) / "cmeel.prefix/share/example-robot-data/robots"
+        if folder.is_dir():
+            return folder
+    raise InputError(
+        "expected the PyPI package example-robot-data, but it is not installed; "
+        "run: pip install example-robot-data"
+    )
+
+
+def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
+    """MuJoCo spec of ``robot`` with PD actuators, floor and free joint, changed by ``gap``.
+
+    Args:
+        robot: the robot.
+        gap: dynamics gap; None for the nominal model. ``gap.delay_s`` is not part of the model,
+            the stepper applies it.
+
+    Returns:
+        A spec whose actuators ``i < robot.n`` are the robot's joints in canonical order; a
+        gripper's two finger actuators follow.
+
+    Raises:
+        InputError: robot model not installed, or the gap names a body that the robot has not.
+    """
+    gap = gap or Gap()
+    path = robot_data_dir() / robot.urdf
+    compiler = (
+        '<mujoco><compiler strippath="false" discardvisual="true" fusestatic="false"/></mujoco>'
+    )
+    share = robot_data_dir().parents[1]
+    xml = path.read_text().replace("package://", f"{share}/")
+    head, tag, tail = xml.partition("<robot")
+    attributes, close, rest = tail.partition(">")
+    spec = mujoco.MjSpec.from_string(f"{head}{tag}{attributes}{close}{compiler}{rest}")
+    spec.option.timestep = robot.physics_dt_s
+    base = spec.body(robot.base_body)
+    if robot.floating_base:
+        base.add_freejoint()
+        base.pos = [0.0, 0.0, robot.base_height_m]
+        spec.worldbody.add_geom(
+            name="floor",
+            type=mujoco.mjtGeom.mjGEOM_PLANE,
+            size=[0.0, 0.0, 0.05],
+            friction=[1.0, 0.005, 0.0001],
+        )
+    else:
+        for geom in spec.geoms:  # an arm in free space: its own links must not collide
+            geom.contype = geom.conaffinity = 0
+    if robot.gravity_compensated:
+        for body in spec.bodies[1:]:
+            body.gravcomp = 1.0
+    _add_joints(spec, robot, gap)
+    if robot.gripper:
+        for name in robot.gripper.finger_joints:
+            _pd_actuator(spec, name, _FINGER_KP_N_M, _FINGER_KD_N_S_M, robot.gripper.max_force_n)
+    for body_name, mass in gap.payload_kg.items():
+        body = spec.body(body_name)
+        if body is None:
+            raise InputError(f"gap {gap.name}: robot {robot.name} has no body {body_name!r}")
+        # A body of its own, so that the robot's gravity compensation does not know of it.
+        load = body.add_body(name=f"{body_name}_payload")
+        radius = 0.03
+        load.explicitinertial = True
+        load.mass = mass
+        load.inertia = [0.4 * mass * radius**2] * 3
+    return spec
+
+
+def _add_joints(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:
+    strength = gap.per_joint(robot, gap.strength, factor=True)
+    friction = gap.per_joint(robot, gap.friction_nm, factor=False)
+    damping = gap.per_joint(robot, gap.damping_nm_s_rad, factor=False)
+    armature = gap.per_joint(robot, gap.armature_kg_m2, factor=False)
+    for i, joint in enumerate(robot.joints):
+        element = spec.joint(joint.name)
+        element.armature = joint.armature_kg_m2 + armature[i]
+        element.damping = np.array([joint.damping_nm_s_rad + damping[i], 0.0, 0.0])
+        element.frictionloss = joint.friction_nm + friction[i]
+        # The actuator carries the limit; a second one on the joint would hide a weak motor.
+        element.actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
+        _pd_actuator(
+            spec,
+            joint.name,
+            joint.kp_nm_rad * strength[i],
+            joint.kd_nm_s_rad * strength[i],
+            joint.effort_limit_nm * strength[i],
+        )
+
+
+def _pd_actuator(spec: mujoco.MjSpec, joint: str, kp: float, kd: float, limit: float) -> None:
+    actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    actuator.gaintype = mujoco.mjtGain.mjGAIN_FIXED
+    actuator.biastype = mujoco.mjtBias.mjBIAS_AFFINE
+    actuator.gainprm[0] = kp
+    actuator.biasprm[1] = -kp
+    actuator.biasprm[2] = -kd
+    actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
+    actuator.forcerange = [-limit, limit]
+
+
+def build_model(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjModel:
+    """Compiled :func:`build_spec`."""
+    return build_spec(robot, gap).compile()
