@@ -86,7 +86,7 @@ class RobotSpec:
             ``setpoint`` means a PD set-point that shapes torque (legged RL policies): it may lie
             outside the joint range, and is limited by the torque that it can cause.
         gravity_compensated: True where the robot's own controller cancels gravity.
-        stop: what the end of the stop ladder does, ``damp`` (torque = -kd qdot) or ``brake`` (hold).
+        stop: the end of the stop ladder, ``damp`` (torque = -kd qdot) or ``brake`` (hold).
         gripper: gripper, or None.
         max_tilt_rad, max_base_rate_rad_s: limits of the base attitude while active.
     """
@@ -106,7 +106,7 @@ class RobotSpec:
     stop: Literal["damp", "brake"]
     gripper: GripperSpec | None = None
     max_tilt_rad: float = 1.0
-    max_base_rate_rad_s: float = 6.0
+    max_base_rate_rad_s: float = 15.0
 
     @property
     def n(self) -> int:
@@ -179,7 +179,7 @@ class RobotSpec:
 
 
 def reorder_index(have: Sequence[str], want: Sequence[str], what: str) -> NDArray[np.intp]:
-    """Positions in ``have`` of the names in ``want``: ``x_have[index]`` is in the order of ``want``.
+    """Positions in ``have`` of the names in ``want``: ``x[index]`` is in the order of ``want``.
 
     Args:
         have: names as they came.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def stamp_to_ns(stamp: Any) -> int:
 
 
 def set_stamp(stamp: Any, ns: int) -> None:
-    """ns -> ``builtin_interfaces/Time`` or ``Duration``, in place."""
+    """Set a ``builtin_interfaces/Time`` or ``Duration`` from ns, in place."""
     stamp.sec, stamp.nanosec = divmod(int(ns), NS)
 
 
@@ -75,7 +76,7 @@ def joint_state_to_numpy(msg: Any, names: NameMap) -> tuple[Float, Float, Float 
             f"joint state: expected {n} positions and velocities, one for each name, got "
             f"{len(msg.position)} and {len(msg.velocity)}; the driver must publish both"
         )
-    effort = np.array(msg.effort)[index] if len(msg.effort) == n else None
+    effort = np.array(msg.effort)[index] if n and len(msg.effort) == n else None
     return np.array(msg.position)[index], np.array(msg.velocity)[index], effort
 
 
@@ -151,9 +152,7 @@ def trajectory_to_chunk(msg: Any, names: NameMap) -> ActionChunk:
         rows.append(np.array(point.positions)[index])
     times = [stamp_to_ns(point.time_from_start) for point in msg.points]
     dt_ns = times[1] - times[0] if len(times) > 1 else 0
-    if times[0] != 0 or any(
-        b - a != dt_ns or dt_ns <= 0 for a, b in zip(times, times[1:], strict=False)
-    ):
+    if times[0] != 0 or any(b - a != dt_ns or dt_ns <= 0 for a, b in pairwise(times)):
         raise InputError("action chunk: expected even steps from time_from_start 0")
     return ActionChunk(
         stamp_ns=stamp_to_ns(msg.header.stamp), dt_s=dt_ns / NS, positions_rad=np.stack(rows)

@@ -1,0 +1,1 @@
+"""The policy runtime: guard, limits, timing. Pure: no ROS, no threads, the clock is passed in."""
