@@ -1,0 +1,269 @@
+"""The simulator as a robot: publishes ``joint_states``, ``imu``, ``odom``, ``/clock``; takes commands.
+
+Lockstep: publish a state, wait for the command that applies from its stamp, step, repeat.
+Real time: step on an absolute grid under the newest command, like a robot.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Float64, Header
+from trajectory_msgs.msg import JointTrajectory
+
+from policies import messages as wire
+from policies.checkpoint import load_policy
+from policies.errors import InputError
+from policies.interface import RobotSpec
+from policies.robots import get_robot
+from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults, rotate_inverse
+
+QOS = QoSProfile(depth=100)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+COMMAND_TIMEOUT_S = 0.1
+
+
+class DriverNode(Node):
+    """Parameters to a :class:`VirtualRobot`, messages to NumPy and back."""
+
+    def __init__(self) -> None:
+        super().__init__("mujoco_driver")
+        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        self.robot = get_robot(value("robot", ""))
+        self.lockstep: bool = value("lockstep", False)
+        self.summary_path: str = value("summary_path", "")
+        seed: int = value("seed", 0)
+        goals: int = value("goals", 0)
+        self.goal_period_s: float = value("goal_period_s", 4.0)
+        duration_s: float = value("duration_s", 0.0)
+        self.wait_for: int = value("wait_for_subscribers", 0)
+        self.progress: bool = value("progress", False)
+        policy: str = value("policy", "")
+        spec = load_policy(Path(policy), self.robot).spec if policy else None
+        self.goals = _goals(self.robot, goals, seed)
+        goal_time_s = len(self.goals) * self.goal_period_s
+        self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
+        self.sim = VirtualRobot(
+            self.robot,
+            gap=value("gap", "none"),
+            seed=seed,
+            rate_hz=self.robot.control_rate_hz if self.lockstep else self.robot.state_rate_hz,
+            start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
+            faults=parse_faults(value("faults", "")),
+        )
+        self.sim_s = self._told_s = 0.0
+        self._names = wire.NameMap(self.robot.joint_names, "joint_command")
+        self._command: np.ndarray | None = None
+        self._command_stamp_ns = -1
+        self._command_ns = 0
+        self._goal_index = -1
+        self._joint_states = self.create_publisher(JointState, "joint_states", QOS)
+        self._clock = self.create_publisher(Clock, "/clock", 10)
+        self._imu = self.create_publisher(Imu, "imu", QOS)
+        self._odom = self.create_publisher(Odometry, "odom", QOS)
+        self._goal = self.create_publisher(PoseStamped, "goal", LATCHED)
+        self._episode = self.create_publisher(Header, "episode", LATCHED)
+        self.create_subscription(JointTrajectory, "joint_command", self._on_command, QOS)
+        if self.robot.gripper:
+            self.create_subscription(Float64, "gripper_command", self._on_gripper, 10)
+
+    # ---- messages -----------------------------------------------------------------------------
+
+    def _on_command(self, msg: JointTrajectory) -> None:
+        try:
+            damping = bool(msg.points) and not msg.points[0].positions
+            command = None if damping else wire.trajectory_to_chunk(msg, self._names)
+        except InputError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            return
+        target = None if command is None else command.positions_rad[0]
+        if target is not None and not np.isfinite(target).all():
+            self.get_logger().error("command with NaN or Inf ignored", throttle_duration_sec=1.0)
+            return
+        self._command = target
+        self._command_ns = time.monotonic_ns()
+        self._command_stamp_ns = wire.stamp_to_ns(msg.header.stamp)
+
+    def _on_gripper(self, msg: Float64) -> None:
+        self.sim.stepper.set_gripper(msg.data)
+
+    def _publish(self, reading: Sensors) -> None:
+        stamp = reading.stamp_ns
+        clock = Clock()
+        wire.set_stamp(clock.clock, stamp)
+        self._clock.publish(clock)
+        if reading.imu_quat_wxyz is not None:
+            imu = Imu()
+            imu.header.frame_id = self.robot.base_body
+            wire.set_stamp(imu.header.stamp, stamp)
+            wire.set_quat(imu.orientation, reading.imu_quat_wxyz)
+            wire.set_vector(imu.angular_velocity, reading.imu_gyro_rad_s)
+            wire.set_vector(imu.linear_acceleration, reading.imu_accel_m_s2)
+            self._imu.publish(imu)
+        if reading.base is not None:
+            self._publish_odometry(reading)
+        if reading.qpos_rad is not None:
+            state = JointState(name=list(self.robot.joint_names))
+            state.header.frame_id = self.robot.base_body
+            wire.set_stamp(state.header.stamp, stamp)
+            state.position = wire.doubles(reading.qpos_rad)
+            state.velocity = wire.doubles(reading.qvel_rad_s)
+            state.effort = wire.doubles(reading.effort_nm)
+            self._joint_states.publish(state)
+
+    def _publish_odometry(self, reading: Sensors) -> None:
+        base, odom = reading.base, Odometry()
+        odom.header.frame_id, odom.child_frame_id = "odom", self.robot.base_body
+        wire.set_stamp(odom.header.stamp, reading.stamp_ns)
+        wire.set_vector(odom.pose.pose.position, base.base_pos_m)
+        wire.set_quat(odom.pose.pose.orientation, base.base_quat_wxyz)
+        # REP-105: the twist is in the child frame.
+        linear = rotate_inverse(base.base_quat_wxyz, base.base_lin_vel_m_s)
+        wire.set_vector(odom.twist.twist.linear, linear)
+        wire.set_vector(odom.twist.twist.angular, base.base_ang_vel_rad_s)
+        self._odom.publish(odom)
+
+    def _publish_task(self) -> None:
+        """The goal of this moment, and a marker where an episode starts."""
+        index = int(self.sim.elapsed_s / self.goal_period_s) if len(self.goals) else 0
+        if index == self._goal_index or (len(self.goals) and index >= len(self.goals)):
+            return
+        self._goal_index = index
+        task = f"{self.robot.name} motion"
+        if len(self.goals):
+            goal = PoseStamped()
+            goal.header.frame_id = self.robot.base_body
+            wire.set_stamp(goal.header.stamp, self.sim.stamp_ns)
+            wire.set_vector(goal.pose.position, self.goals[index])
+            goal.pose.orientation.w = 1.0
+            self._goal.publish(goal)
+            task = "reach " + " ".join(f"{v:.3f}" for v in self.goals[index])
+        marker = Header(frame_id=f"{index} {task}")
+        wire.set_stamp(marker.stamp, self.sim.stamp_ns)
+        self._episode.publish(marker)
+
+    # ---- time ---------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """True when the run has lasted its duration."""
+        return self.sim.elapsed_s >= self.duration_s - 1e-9
+
+    def _step(self, target: np.ndarray | None) -> None:
+        start = time.perf_counter()
+        self.sim.step(target)
+        self.sim_s += time.perf_counter() - start
+        if self.progress and self.sim.elapsed_s - self._told_s >= 0.1:
+            self._told_s = self.sim.elapsed_s
+            print(f"progress {self._told_s:.2f} {self.duration_s:.2f}", flush=True)
+
+    def wait_for_subscribers(self) -> None:
+        """Wait until everybody who must see the first joint state is there."""
+        while rclpy.ok() and self._joint_states.get_subscription_count() < self.wait_for:
+            time.sleep(0.01)
+
+    def run_lockstep(self, executor: SingleThreadedExecutor) -> float:
+        """Step only under the command that answers the present stamp; returns wall s of motion."""
+        start = None
+        while rclpy.ok() and not self.done:
+            self._publish_task()
+            reading = self.sim.read()
+            self._publish(reading)
+            asked = time.monotonic()
+            while rclpy.ok() and self._command_stamp_ns != reading.stamp_ns:
+                executor.spin_once(timeout_sec=0.05)
+                if time.monotonic() - asked > 0.25:
+                    self._publish(reading)
+                    asked = time.monotonic()
+            start = start or time.perf_counter()
+            self._step(self._command)
+        return time.perf_counter() - (start or time.perf_counter())
+
+    def run_realtime(self) -> float:
+        """Hang until the first command, then step on an absolute grid; returns wall s of motion."""
+        deadline, start = time.monotonic_ns(), None
+        while rclpy.ok() and not self.done:
+            self._publish_task()
+            self._publish(self.sim.read())
+            deadline += self.sim.dt_ns
+            time.sleep(max(deadline - time.monotonic_ns(), 0) / 1e9)
+            if self._command_stamp_ns < 0:
+                deadline = time.monotonic_ns()
+                continue
+            start = start or time.perf_counter()
+            silent_s = (time.monotonic_ns() - self._command_ns) / 1e9
+            self._step(None if silent_s > COMMAND_TIMEOUT_S else self._command)
+        return time.perf_counter() - (start or time.perf_counter())
+
+    def summary(self, wall_s: float) -> dict[str, object]:
+        """Everything that `realign run` reports of the robot."""
+        legged = self.robot.floating_base
+        return {
+            "steps": self.sim.steps,
+            "duration_s": self.sim.elapsed_s,
+            "end_stamp_ns": self.sim.stamp_ns,
+            "finished": self.done,
+            "fell": self.sim.fell,
+            "min_base_height_m": self.sim.min_base_height_m if legged else None,
+            "max_tilt_rad": self.sim.max_tilt_rad if legged else None,
+            "wall_s": wall_s,
+            "mujoco_s": self.sim_s,
+        }
+
+
+def _goals(robot: RobotSpec, count: int, seed: int) -> np.ndarray:
+    if not count:
+        return np.zeros((0, 3))
+    from sim2real.tasks.reach import sample_goals
+
+    return sample_goals(robot, count, seed)
+
+
+def main() -> None:
+    """Play the robot for the duration of the run."""
+    rclpy.init()
+    node = DriverNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor,))
+    wall_s = 0.0
+    try:
+        node.wait_for_subscribers()
+        if node.lockstep:
+            wall_s = node.run_lockstep(executor)
+        else:
+            spinner.start()
+            wall_s = node.run_realtime()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node.summary_path:
+            Path(node.summary_path).write_text(json.dumps(node.summary(wall_s)))
+        executor.shutdown()
+        if spinner.is_alive():
+            spinner.join()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""ROS node around :class:`policies.runtime.guard.Guard`, in a process of its own.
+
+Takes ``joint_states``, ``imu`` and ``action_chunk``; gives ``joint_command`` and diagnostics.
+In real time a thread with absolute deadlines sends commands, and a set-point goes out the moment
+its chunk arrives. In lockstep there is no clock but the simulator's: one command per joint state.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Imu, JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from policies import messages as wire
+from policies.errors import InputError
+from policies.robots import get_robot
+from policies.runtime.fault import Reason, State, Transition
+from policies.runtime.guard import Command, Guard, GuardConfig
+from policies.runtime.latency import Percentiles
+
+QOS = QoSProfile(depth=100)
+LOCKSTEP_SILENCE_S = 10.0
+
+
+class GuardNode(Node):
+    """Parameters to config, messages to NumPy, the rest is in the core."""
+
+    def __init__(self) -> None:
+        super().__init__("guard")
+        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        self.robot = get_robot(value("robot", ""))
+        self.lockstep: bool = value("lockstep", False)
+        self.auto_arm: bool = value("auto_arm", False)
+        self.rate_hz: float = value("rate_hz", 0.0) or self.robot.state_rate_hz
+        self.wait_for: int = value("wait_for_subscribers", 0)
+        self.summary_path: str = value("summary_path", "")
+        config = GuardConfig(
+            policy_period_s=1.0 / value("policy_rate_hz", 50.0),
+            ramp_s=value("ramp_s", 1.5),
+            silence_periods=value("silence_periods", 2.0),
+            state_max_age_s=value("state_max_age_s", 0.05),
+            imu_max_age_s=value("imu_max_age_s", 0.05),
+        )
+        self.guard = Guard(self.robot, config, on_transition=self._log_transition)
+        self.latency_ms = Percentiles()
+        self.late_ms = Percentiles(65536)
+        self._lock = threading.Lock()
+        self._received: OrderedDict[int, int] = OrderedDict()
+        self._timed_ns = self._sent_ns = 0
+        self._heard_ns = time.monotonic_ns()
+        self._state_names = wire.NameMap(self.robot.joint_names, "joint_states")
+        self._chunk_names = wire.NameMap(self.robot.joint_names, "action_chunk")
+        self._message = JointTrajectory(joint_names=list(self.robot.joint_names))
+        self._pose = JointTrajectoryPoint()
+        self._damping = JointTrajectoryPoint(velocities=[0.0] * self.robot.n)
+        self._commands = self.create_publisher(JointTrajectory, "joint_command", QOS)
+        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_subscription(JointState, "joint_states", self._on_state, QOS)
+        if self.robot.floating_base:
+            self.create_subscription(Imu, "imu", self._on_imu, QOS)
+        self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, QOS)
+        self.create_service(Trigger, "~/arm", self._arm)
+        self.create_service(Trigger, "~/estop", self._estop)
+        self.create_service(Trigger, "~/reset", self._reset)
+        self.create_timer(0.5, self._housekeeping)
+
+    # ---- callbacks ----------------------------------------------------------------------------
+
+    def _now_ns(self) -> int:
+        return self.guard.newest_stamp_ns if self.lockstep else time.monotonic_ns()
+
+    def _on_state(self, msg: JointState) -> None:
+        received = self._heard_ns = time.monotonic_ns()
+        stamp = wire.stamp_to_ns(msg.header.stamp)
+        try:
+            qpos, qvel, _ = wire.joint_state_to_numpy(msg, self._state_names)
+        except InputError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+            return
+        if stamp not in self._received:  # a repeated state must not make its answer look fast
+            self._received[stamp] = received
+            if len(self._received) > 256:
+                self._received.popitem(last=False)
+        with self._lock:
+            self.guard.on_state(stamp, stamp if self.lockstep else received, qpos, qvel)
+            if self.auto_arm and self.guard.state is State.INACTIVE:
+                self._auto_arm()
+            if self.lockstep:
+                self._answer_in_lockstep()
+
+    def _on_imu(self, msg: Imu) -> None:
+        with self._lock:
+            now = wire.stamp_to_ns(msg.header.stamp) if self.lockstep else time.monotonic_ns()
+            self.guard.on_base(
+                now, wire.quat_wxyz(msg.orientation), wire.vector(msg.angular_velocity)
+            )
+
+    def _on_chunk(self, msg: JointTrajectory) -> None:
+        with self._lock:
+            now = self._now_ns()
+            try:
+                reason = self.guard.on_chunk(wire.trajectory_to_chunk(msg, self._chunk_names), now)
+            except InputError as error:
+                self.guard.refuse(Reason.BAD_SHAPE, now)
+                self.get_logger().error(str(error), throttle_duration_sec=1.0)
+                return
+            if reason not in (None, Reason.NOT_ARMED):
+                self.get_logger().warning(
+                    f"chunk refused: {reason.value}", throttle_duration_sec=1.0
+                )
+            if self.lockstep:
+                self._answer_in_lockstep()
+            elif reason is None and self.robot.command == "setpoint":
+                self._send(self.guard.tick(now))
+
+    def _answer_in_lockstep(self) -> None:
+        """One command per joint state, once the chunk that covers its stamp is here."""
+        now = self.guard.newest_stamp_ns
+        answered = self.guard.answered_ns
+        period_ns = int(self.guard.config.policy_period_s * 1e9)
+        stopped = self.guard.state in (State.HOLD, State.DAMP)
+        covered = answered is not None and answered <= now < answered + period_ns - 1000
+        if covered or stopped:
+            self._send(self.guard.tick(now))
+
+    def _send(self, command: Command | None) -> None:
+        if command is None:
+            return
+        point = self._damping
+        if command.positions_rad is not None:
+            point = self._pose
+            point.positions = wire.doubles(command.positions_rad)
+        wire.set_stamp(self._message.header.stamp, command.stamp_ns)
+        self._message.points = [point]
+        self._commands.publish(self._message)
+        answers = command.answers_ns
+        if answers is not None and answers != self._timed_ns:
+            self._timed_ns = answers
+            received = self._received.get(answers)
+            if received is not None:
+                self.latency_ms.add((time.monotonic_ns() - received) / 1e6)
+
+    # ---- the operator -------------------------------------------------------------------------
+
+    def _auto_arm(self) -> None:
+        """Arm once, when everybody who must see the first command is there."""
+        if self._commands.get_subscription_count() >= self.wait_for and not self._try_arm():
+            self.auto_arm = False  # after a stop only an operator arms again
+
+    def _try_arm(self) -> str | None:
+        if self.count_publishers(self._commands.topic_name) > 1:
+            return Reason.SECOND_COMMANDER.value
+        reason = self.guard.arm(self._now_ns())
+        return reason.value if reason else None
+
+    def _arm(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            reason = self._try_arm()
+        response.success, response.message = reason is None, reason or "armed"
+        return response
+
+    def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            self.guard.stop(Reason.ESTOP, self._now_ns())
+            self._send(self.guard.tick(self._now_ns()))
+        response.success, response.message = True, "stopped; call reset, then arm, to go on"
+        return response
+
+    def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            self.guard.reset(self._now_ns())
+        response.success, response.message = True, "inactive; call arm to go on"
+        return response
+
+    # ---- time ---------------------------------------------------------------------------------
+
+    def run_loop(self, running: threading.Event) -> None:
+        """Send a command at every deadline of an absolute grid (real time only)."""
+        period = round(1e9 / self.rate_hz)
+        deadline = time.monotonic_ns() + period
+        while running.is_set():
+            delay = deadline - time.monotonic_ns()
+            if delay > 0:
+                time.sleep(delay / 1e9)
+            self.late_ms.add((time.monotonic_ns() - deadline) / 1e6)
+            with self._lock:
+                if not rclpy.ok():
+                    return
+                self._send(self.guard.tick(time.monotonic_ns()))
+            deadline = max(deadline + period, time.monotonic_ns() - period)
+
+    def _housekeeping(self) -> None:
+        with self._lock:
+            active = self.guard.state in (State.ACTIVE, State.HOLD)
+            if active and self.count_publishers(self._commands.topic_name) > 1:
+                self.guard.stop(Reason.SECOND_COMMANDER, self._now_ns())
+            silent = (time.monotonic_ns() - self._heard_ns) / 1e9 > LOCKSTEP_SILENCE_S
+            if self.lockstep and active and silent:
+                self.guard.stop(Reason.POLICY_SILENT, self._now_ns())
+                self._send(self.guard.tick(self._now_ns()))
+        self._publish_health()
+
+    def _log_transition(self, edge: Transition) -> None:
+        text = f"{edge.old.value} -> {edge.new.value}: {edge.reason.value}"
+        bad = edge.new in (State.HOLD, State.DAMP)
+        self.get_logger().warning(text) if bad else self.get_logger().info(text)
+
+    def summary(self) -> dict[str, object]:
+        """Everything that `realign run` reports of the guard."""
+        guard = self.guard
+        return {
+            "state": guard.state.value,
+            "refused": sum(n for why, n in guard.refused.items() if why is not Reason.NOT_ARMED),
+            "refused_by_reason": {why.value: n for why, n in guard.refused.items()},
+            "clamped": guard.clamped,
+            "commands": guard.commands,
+            "latency_ms": self.latency_ms.summary(),
+            "loop_late_ms": self.late_ms.summary(),
+            "transitions": [
+                [e.stamp_ns, e.old.value, e.new.value, e.reason.value] for e in guard.transitions
+            ],
+        }
+
+    def _publish_health(self) -> None:
+        summary = self.summary()
+        stopped = self.guard.state in (State.HOLD, State.DAMP)
+        status = DiagnosticStatus(
+            level=DiagnosticStatus.ERROR if stopped else DiagnosticStatus.OK,
+            name="realign guard",
+            message=str(summary["state"]),
+            hardware_id=self.robot.name,
+            values=[
+                KeyValue(key=key, value=json.dumps(summary[key]))
+                for key in (
+                    "refused_by_reason",
+                    "clamped",
+                    "commands",
+                    "latency_ms",
+                    "loop_late_ms",
+                )
+            ],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._health.publish(message)
+
+
+def main() -> None:
+    """Run the guard until it is told to stop."""
+    rclpy.init()
+    node = GuardNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    running = threading.Event()
+    running.set()
+    loop = threading.Thread(target=node.run_loop, args=(running,))
+    if not node.lockstep:
+        loop.start()
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        running.clear()
+        if loop.is_alive():
+            loop.join()
+        if node.summary_path:
+            Path(node.summary_path).write_text(json.dumps(node.summary()))
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The virtual robot: a stepper with sensors, faults, a task and a record of what happened to it.
+
+Pure; the ROS package ``realign_mujoco_driver`` puts it on topics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.errors import InputError
+from policies.interface import Float, RobotSpec
+from policies.runtime.guard import tilt_rad
+from sim2real.sim.gaps import make_gap
+from sim2real.sim.stepper import SimState, Stepper, default_state
+
+START_NS = 1_000_000_000  # stamps start at 1 s: 0 means "no time" in ROS
+FALL_HEIGHT_M = 0.4
+FALL_TILT_RAD = np.pi / 4
+FAULTS = ("drop_state", "nan_state", "freeze_state", "drop_imu")
+_GRAVITY_M_S2 = 9.81
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorFault:
+    """A sensor fault from ``start_s`` on for ``duration_s``, in robot time since the start."""
+
+    kind: str
+    start_s: float
+    duration_s: float = float("inf")
+
+    def active(self, t_s: float) -> bool:
+        """True while the fault is on."""
+        return self.start_s <= t_s < self.start_s + self.duration_s
+
+
+def parse_faults(text: str) -> tuple[SensorFault, ...]:
+    """``"nan_state@1.0:0.2,drop_imu@2"`` -> faults: kind, start and optional duration in s.
+
+    Raises:
+        InputError: unknown kind or bad number.
+    """
+    faults = []
+    for item in filter(None, text.replace(" ", "").split(",")):
+        kind, _, times = item.partition("@")
+        start, _, duration = times.partition(":")
+        try:
+            fault = SensorFault(
+                kind=kind, start_s=float(start or 0.0), duration_s=float(duration or "inf")
+            )
+        except ValueError:
+            raise InputError(
+                f"expected a fault like nan_state@1.0:0.2 (start and duration in s), got {item!r}"
+            ) from None
+        if kind not in FAULTS:
+            raise InputError(f"expected a fault out of {list(FAULTS)}, got {kind!r}")
+        faults.append(fault)
+    return tuple(faults)
+
+
+@dataclass(kw_only=True)
+class Sensors:
+    """One reading of all sensors; a field that a fault has silenced is None."""
+
+    stamp_ns: int
+    qpos_rad: Float | None
+    qvel_rad_s: Float | None
+    effort_nm: Float | None
+    base: SimState | None = None
+    imu_quat_wxyz: Float | None = None
+    imu_gyro_rad_s: Float | None = None
+    imu_accel_m_s2: Float | None = None
+
+
+class VirtualRobot:
+    """A robot in MuJoCo that behaves like one on a bench.
+
+    It hangs in its start pose until the first command, keeps the last command, and stops by itself
+    (damping, or brakes for an arm) when commands stay away.
+
+    Args:
+        robot: the robot.
+        gap: name of the dynamics gap that it hides.
+        seed: start pose noise.
+        rate_hz: how often :meth:`step` is called, Hz.
+        start_pose_rad: start pose in canonical order, default pose if None.
+        faults: sensor faults.
+        pose_noise_rad: standard deviation of the start pose noise.
+    """
+
+    def __init__(
+        self,
+        robot: RobotSpec,
+        *,
+        gap: str = "none",
+        seed: int = 0,
+        rate_hz: float | None = None,
+        start_pose_rad: Float | None = None,
+        faults: tuple[SensorFault, ...] = (),
+        pose_noise_rad: float = 0.01,
+    ) -> None:
+        self.robot = robot
+        self.stepper = Stepper(robot, make_gap(robot, gap), rate_hz=rate_hz)
+        self.faults = faults
+        pose = robot.default_rad if start_pose_rad is None else start_pose_rad
+        noise = np.random.default_rng(seed).normal(0.0, pose_noise_rad, robot.n)
+        pose = np.clip(pose + noise, robot.lower_rad, robot.upper_rad)
+        self.stepper.reset(default_state(robot, pose))
+        self.steps = 0
+        self.dt_ns = round(self.stepper.decimation * robot.physics_dt_s * 1e9)
+        self.min_base_height_m = robot.base_height_m
+        self.max_tilt_rad = 0.0
+        self._target: Float | None = pose
+        self._frozen: tuple[Float, Float] | None = None
+        self._last_lin_vel: Float = np.zeros(3)
+
+    @property
+    def stamp_ns(self) -> int:
+        """Robot time, ns."""
+        return START_NS + self.steps * self.dt_ns
+
+    @property
+    def elapsed_s(self) -> float:
+        """Robot time since the start, s."""
+        return self.steps * self.dt_ns / 1e9
+
+    def step(self, target_rad: Float | None) -> None:
+        """Advance one tick under a command, (n,) rad; None stops (damping, brakes for an arm)."""
+        if target_rad is None and self.robot.stop == "brake":
+            target_rad = self._target
+        if target_rad is None:
+            self.stepper.step(self.robot.default_rad, damp=True)
+        else:
+            self._target = target_rad
+            self.stepper.step(target_rad)
+        self.steps += 1
+        if self.robot.floating_base:
+            qpos = self.stepper.data.qpos
+            self.min_base_height_m = min(self.min_base_height_m, float(qpos[2]))
+            self.max_tilt_rad = max(self.max_tilt_rad, tilt_rad(qpos[3:7]))
+
+    @property
+    def fell(self) -> bool:
+        """True once a legged robot's base was below 0.4 m or tilted by 45 degrees."""
+        return self.min_base_height_m < FALL_HEIGHT_M * self.robot.floating_base or (
+            self.max_tilt_rad > FALL_TILT_RAD
+        )
+
+    def read(self) -> Sensors:
+        """Read all sensors, with the faults that are on."""
+        on = {fault.kind for fault in self.faults if fault.active(self.elapsed_s)}
+        state = self.stepper.state
+        qpos, qvel = state.qpos_rad, state.qvel_rad_s
+        if "freeze_state" in on:
+            self._frozen = self._frozen or (qpos, qvel)
+            qpos, qvel = self._frozen
+        else:
+            self._frozen = None
+        if "nan_state" in on:
+            qpos = np.full_like(qpos, np.nan)
+        dropped = "drop_state" in on
+        sensors = Sensors(
+            stamp_ns=self.stamp_ns,
+            qpos_rad=None if dropped else qpos,
+            qvel_rad_s=None if dropped else qvel,
+            effort_nm=None if dropped else self.stepper.effort_nm,
+        )
+        if self.robot.floating_base:
+            sensors.base = state
+            if "drop_imu" not in on:
+                sensors.imu_quat_wxyz = state.base_quat_wxyz
+                sensors.imu_gyro_rad_s = state.base_ang_vel_rad_s
+                sensors.imu_accel_m_s2 = self._accelerometer(state)
+        return sensors
+
+    def _accelerometer(self, state: SimState) -> Float:
+        """Specific force in the base frame from the change of velocity over a tick, (3,)."""
+        assert state.base_lin_vel_m_s is not None
+        assert state.base_quat_wxyz is not None
+        change = (state.base_lin_vel_m_s - self._last_lin_vel) / (self.dt_ns / 1e9)
+        self._last_lin_vel = state.base_lin_vel_m_s
+        force = change if self.steps else np.zeros(3)
+        return rotate_inverse(state.base_quat_wxyz, force + np.array([0.0, 0.0, _GRAVITY_M_S2]))
+
+
+def rotate_inverse(quat_wxyz: Float, vector: Float) -> Float:
+    """A world-frame vector in the body frame of ``quat_wxyz``, (3,)."""
+    w, axis = quat_wxyz[0], -quat_wxyz[1:]
+    cross = 2.0 * np.cross(axis, vector)
+    rotated: Float = vector + w * cross + np.cross(axis, cross)
+    return rotated
