@@ -1,0 +1,1 @@
+"""Actors: policies that map an observation vector to an action with one network call."""
