@@ -184,7 +184,9 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
 
 
 def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
-    common = {"robot": config.robot, "lockstep": config.lockstep}
+    # In real time the guard comes first, then the robot, then the policy.
+    common: dict[str, Any] = {"robot": config.robot, "lockstep": config.lockstep}
+    priority = lambda level: {"realtime_priority": 0 if config.lockstep else level}  # noqa: E731
     summary = lambda name: str(graph.folder / f"{name}.json")  # noqa: E731
     listeners = 1 if config.record else 0
     if config.record:
@@ -208,10 +210,12 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         "wait_for_subscribers": 1 + listeners,
         "summary_path": summary("guard"),
     }
-    graph.start("guard", "realign_policy.guard_node", common | guard)
+    graph.start("guard", "realign_policy.guard_node", common | guard | priority(22))
     answers = {"autostart": True, "summary_path": summary("policy")}
-    graph.start("policy", "realign_policy.policy_node", common | policy | answers)
-    graph.start("driver", "realign_mujoco_driver.driver_node", common | policy | driver)
+    graph.start("policy", "realign_policy.policy_node", common | policy | answers | priority(20))
+    graph.start(
+        "driver", "realign_mujoco_driver.driver_node", common | policy | driver | priority(21)
+    )
 
 
 def _watch(graph: Graph, *, progress: bool, description: str) -> None:
@@ -288,6 +292,7 @@ def _result(
         "latency_ms": guard["latency_ms"],
         "guard": {"refused": guard["refused"], "clamped": guard["clamped"], "state": state},
         "bag": str(config.record) if config.record else None,
+        "refused_by_reason": guard["refused_by_reason"],
         "stopped_by": stops[-1][3] if stops else None,
         "guard_loop_late_ms": guard["loop_late_ms"],
         "wall_s": driver["wall_s"],

@@ -119,6 +119,10 @@ class Guard:
             return Reason.NOT_ARMED
         if self._qpos is None or self._age_s(self._state_ns, now_ns) > self.config.state_max_age_s:
             return Reason.STATE_SILENT
+        if self.robot.floating_base and (
+            self._age_s(self._imu_ns, now_ns) > self.config.imu_max_age_s
+        ):
+            return Reason.IMU_SILENT
         self._go(State.READY, Reason.OPERATOR, now_ns)
         return None
 
@@ -249,7 +253,7 @@ class Guard:
         age_s = (self.stamp_now(now_ns) - chunk.stamp_ns) / NS
         if age_s > self.config.chunk_max_age_s:
             return Reason.STALE_CHUNK
-        if age_s < -self.config.policy_period_s:
+        if age_s < -self.config.state_max_age_s:
             return Reason.FUTURE_CHUNK
         if self._chunk is not None and chunk.stamp_ns < self._chunk.stamp_ns:
             return Reason.OLD_CHUNK

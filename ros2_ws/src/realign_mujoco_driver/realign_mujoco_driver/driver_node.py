@@ -28,6 +28,7 @@ from policies.checkpoint import load_policy
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
+from policies.runtime.scheduling import prefer_realtime
 from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults, rotate_inverse
 
 QOS = QoSProfile(depth=100)
@@ -44,6 +45,7 @@ class DriverNode(Node):
         self.robot = get_robot(value("robot", ""))
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
+        self.realtime_priority: int = value("realtime_priority", 0)
         seed: int = value("seed", 0)
         goals: int = value("goals", 0)
         self.goal_period_s: float = value("goal_period_s", 4.0)
@@ -237,6 +239,7 @@ def main() -> None:
     node = DriverNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    prefer_realtime(node.realtime_priority)
     spinner = threading.Thread(target=_spin, args=(executor,))
     wall_s = 0.0
     try:

@@ -28,6 +28,7 @@ from policies.robots import get_robot
 from policies.runtime.fault import Reason, State, Transition
 from policies.runtime.guard import Command, Guard, GuardConfig
 from policies.runtime.latency import Percentiles
+from policies.runtime.scheduling import prefer_realtime
 
 QOS = QoSProfile(depth=100)
 LOCKSTEP_SILENCE_S = 10.0
@@ -45,6 +46,7 @@ class GuardNode(Node):
         self.rate_hz: float = value("rate_hz", 0.0) or self.robot.state_rate_hz
         self.wait_for: int = value("wait_for_subscribers", 0)
         self.summary_path: str = value("summary_path", "")
+        self.realtime_priority: int = value("realtime_priority", 0)
         config = GuardConfig(
             policy_period_s=1.0 / value("policy_rate_hz", 50.0),
             ramp_s=value("ramp_s", 1.5),
@@ -262,6 +264,8 @@ def main() -> None:
     node = GuardNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    scheduling = prefer_realtime(node.realtime_priority)
+    node.get_logger().info(f"scheduling: {scheduling}")
     running = threading.Event()
     running.set()
     loop = threading.Thread(target=node.run_loop, args=(running,))

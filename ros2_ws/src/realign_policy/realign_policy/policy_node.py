@@ -26,6 +26,7 @@ from policies.errors import InputError
 from policies.interface import Observation, Policy
 from policies.robots import get_robot
 from policies.runtime.latency import Percentiles
+from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
 
 QOS = QoSProfile(depth=100)
@@ -44,6 +45,7 @@ class PolicyNode(LifecycleNode):
         self.autostart: bool = value("autostart", False)
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
+        self.realtime_priority: int = value("realtime_priority", 0)
         slack_s = 0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz
         self._slack_ns = round(slack_s * 1e9)
         self._names = wire.NameMap(self.robot.joint_names, "joint_states")
@@ -176,6 +178,7 @@ def main() -> None:
             success = TransitionCallbackReturn.SUCCESS
             if node.trigger_configure() != success or node.trigger_activate() != success:
                 code = 2
+        prefer_realtime(node.realtime_priority)
         if code == 0:
             executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
