@@ -102,13 +102,13 @@ class Limiter:
         lim = self.limits
         # Follow the target's own motion, and close what is left at a speed that can still stop.
         error = self._target - self.position_rad
-        closing = np.minimum(np.abs(error) / dt, np.sqrt(2.0 * acceleration * np.abs(error)))
+        closing = np.minimum(np.abs(error) / dt, _braking_speed(np.abs(error), acceleration, dt))
         wanted = (target - self._target) / dt + np.sign(error) * closing
         # The speed from which braking at full deceleration ends exactly at the range's end.
         to_upper = np.maximum(lim.upper_rad - self.position_rad, 0.0)
         to_lower = np.maximum(self.position_rad - lim.lower_rad, 0.0)
-        up = acceleration * (np.sqrt(dt * dt + 2.0 * to_upper / acceleration) - dt)
-        down = acceleration * (np.sqrt(dt * dt + 2.0 * to_lower / acceleration) - dt)
+        up = _braking_speed(to_upper, acceleration, dt)
+        down = _braking_speed(to_lower, acceleration, dt)
         low = np.maximum(-np.minimum(lim.velocity_rad_s, down), -lim.velocity_rad_s)
         high = np.minimum(lim.velocity_rad_s, up)
         low = np.maximum(low, self.velocity_rad_s - acceleration * dt)
@@ -128,3 +128,12 @@ class Limiter:
             self.position_rad = self.position_rad + self.velocity_rad_s * dt_s
         self._target = self.position_rad
         return self.position_rad
+
+
+def _braking_speed(distance: Float, acceleration: Float, dt: float) -> Float:
+    """Largest speed for the next step of ``dt`` from which a stop within ``distance`` is possible.
+
+    Solves ``v dt + v^2 / (2 a) = distance`` for v.
+    """
+    speed: Float = acceleration * (np.sqrt(dt * dt + 2.0 * distance / acceleration) - dt)
+    return speed
