@@ -153,7 +153,8 @@ class ColumnBuilder:
             except ValueError as error:
                 raise InputError(
                     f"topic {self.topic}: expected a {self.msgtype} as message "
-                    f"{entries[i].sequence} of the bag, but {error}; record it again or leave the topic out"
+                    f"{entries[i].sequence} of the bag, but {error}; "
+                    "record it again or leave the topic out"
                 ) from None
             self._keep(block, [entries[i]])
 
