@@ -1,0 +1,1 @@
+"""Launch files and the Fast DDS profile; no code."""

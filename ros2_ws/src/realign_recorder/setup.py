@@ -1,0 +1,24 @@
+"""colcon build of realign_recorder; pip uses the setup.py at the root of the repository."""
+
+from setuptools import setup
+
+NAME = "realign_recorder"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    packages=[NAME],
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    description="Records the graph to rosbag2 MCAP with provenance, without deserializing",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "recorder_node = realign_recorder.recorder_node:main",
+        ]
+    },
+)

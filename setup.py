@@ -1,0 +1,83 @@
+"""One distribution, ``realign``: policies, sim2real, calibration and the ROS 2 nodes.
+
+The nodes live in a colcon workspace (``ros2_ws/src/<package>/<package>``); here the same code is
+mapped into the distribution, so that ``pip install "realign[ros]"`` brings the whole graph and an
+apt ROS 2 can build it with ``colcon build`` instead.
+"""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROS_PACKAGES = ("realign_bringup", "realign_mujoco_driver", "realign_policy", "realign_recorder")
+
+EXTRAS = {
+    "sim": ["mujoco==3.11.*", "example-robot-data>=6.0"],
+    # ROS 2 itself, as wheels; leave it out where an apt ROS 2 is sourced.
+    "ros": [
+        "ros-rclpy[fastrtps]",
+        "ros-diagnostic-msgs",
+        "ros-geometry-msgs",
+        "ros-lifecycle-msgs",
+        "ros-nav-msgs",
+        "ros-rosgraph-msgs",
+        "ros-sensor-msgs",
+        "ros-std-msgs",
+        "ros-std-srvs",
+        "ros-trajectory-msgs",
+    ],
+    "train": ["torch==2.13.0"],
+    # OpenCV 5 has no calibrateHandEye.
+    "calibration": ["pin>=4.0", "opencv-contrib-python-headless<5"],
+    "serial": ["pyserial>=3.5"],
+    # No "isaac" extra: Isaac Gym is not on PyPI and needs a Python 3.8 of its own.
+    "dev": [
+        "hypothesis",
+        "import-linter",
+        "mypy",
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "ruff",
+        "types-PyYAML",
+    ],
+}
+
+setup(
+    name="realign",
+    version="0.1.0",
+    description="Robot learning for ROS 2: run a policy, record it, align the simulator with delta "
+    "actions, fine-tune, run it again",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["policies*", "sim2real*", "calibration*"]),
+        *ROS_PACKAGES,
+    ],
+    package_dir={name: f"ros2_ws/src/{name}/{name}" for name in ROS_PACKAGES},
+    package_data={
+        "policies": ["py.typed", "checkpoints/**/*"],
+        "sim2real": ["py.typed"],
+        "calibration": ["py.typed"],
+        "realign_bringup": ["fastdds.xml"],
+    },
+    data_files=[("share/realign_bringup/launch", glob("launch/*.launch.py"))],
+    install_requires=[
+        "mcap>=1.2",
+        "numpy>=2.0",
+        "onnx>=1.16",
+        "onnxruntime>=1.20",
+        "pyarrow>=17",
+        "pyyaml>=6",
+        "rosbags>=0.11",
+        "safetensors>=0.5",
+        "tqdm>=4.66",
+        "tyro>=1.0",
+        "zstandard>=0.22",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["realign = sim2real.cli:main"]},
+)
