@@ -109,12 +109,12 @@ def read_streams(
     """
     state = state_topic or STATE_TOPIC
     command = command_topic or next(
-        (name for name in COMMAND_TOPICS if bag.info.topic(name)), COMMAND_TOPICS[0]
+        (name for name in COMMAND_TOPICS if _recorded(bag, name)), COMMAND_TOPICS[0]
     )
     wanted = {state: (JOINT_STATE,), command: (JOINT_STATE, JOINT_TRAJECTORY)}
     if robot.floating_base:
         wanted[ODOM_TOPIC] = (ODOMETRY,)
-    if bag.info.topic(EPISODE_TOPIC):
+    if _recorded(bag, EPISODE_TOPIC):
         wanted[EPISODE_TOPIC] = (HEADER,)
     _require(bag, wanted, command_topic is None)
     joints = (state, command)
@@ -140,6 +140,12 @@ def read_streams(
         base=base,
         markers=columns.get(EPISODE_TOPIC),
     )
+
+
+def _recorded(bag: Bag, topic: str) -> bool:
+    """True if there are messages: a recorder declares topics before any comes."""
+    info = bag.info.topic(topic)
+    return info is not None and info.count > 0
 
 
 def _require(bag: Bag, wanted: dict[str, tuple[str, ...]], any_command: bool) -> None:
@@ -175,12 +181,11 @@ def _states(columns: Columns, robot: RobotSpec) -> States:
             )
         _require_finite(columns, robot, name, arrays[name])
     _require_radians(columns, robot, arrays["position"])
-    effort: Float | None = arrays["effort"]
+    effort: Float | None = None
     # NaN for every torque is how drivers without torque sensors fill the field
-    if not arrays["has_effort"].all() or np.isnan(effort).all():
-        effort = None
-    else:
-        _require_finite(columns, robot, "effort", effort)
+    if arrays["has_effort"].all() and not np.isnan(arrays["effort"]).all():
+        _require_finite(columns, robot, "effort", arrays["effort"])
+        effort = arrays["effort"]
     return States(
         stamp_ns=columns.stamp_ns,
         sequence=columns.sequence,

@@ -1,0 +1,94 @@
+"""``realign episodes build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from policies.errors import InputError
+from policies.robots import get_robot
+from sim2real.bags.cli import write_json
+from sim2real.episodes.align import estimate_latency_s
+from sim2real.episodes.build import build_episodes
+from sim2real.episodes.episode import Episode
+from sim2real.episodes.store import save_episodes
+
+
+def episodes_build(
+    bag: list[Path],
+    robot: str,
+    out: Path,
+    *,
+    rate_hz: float | None = None,
+    overwrite: bool = False,
+    json: Path | None = None,
+    state_topic: str | None = None,
+    command_topic: str | None = None,
+    min_length_s: float = 0.5,
+) -> None:
+    """Cut bags into episodes on an even grid and store them (LeRobotDataset v3 layout).
+
+    Args:
+        bag: one or more rosbag2 directories, or .mcap or .db3 files.
+        robot: whose joints are in them.
+        out: directory to be made.
+        rate_hz: grid rate, Hz; the control rate of the robot by default.
+        overwrite: replace OUT if it holds episodes.
+        json: write a summary to this new file.
+        state_topic: joint states; /joint_states by default.
+        command_topic: commands; /joint_command or /joint_commands by default.
+        min_length_s: shorter stretches are left out, s.
+
+    Raises:
+        InputError: anything about the bags or the paths is wrong.
+    """
+    spec = get_robot(robot)
+    for path in (p for p in (json, None if overwrite else out) if p is not None and p.exists()):
+        raise InputError(
+            f"expected a new path, but {path} exists; choose another"
+            + (" or give --overwrite" if path == out else "")
+        )
+    episodes: list[Episode] = []
+    counts: dict[str, int] = {}
+    with tqdm(total=len(bag), desc="episodes", unit="bag", disable=None) as bar:
+        for path in bag:
+            bar.set_postfix_str(path.name)
+            found = build_episodes(
+                path,
+                spec,
+                rate_hz=rate_hz,
+                state_topic=state_topic,
+                command_topic=command_topic,
+                min_length_s=min_length_s,
+            )
+            counts[str(path)] = len(found)
+            episodes += found
+            bar.update()
+    latency_s = estimate_latency_s(episodes)
+    save_episodes(episodes, out, overwrite=overwrite, latency_s=latency_s)
+    summary = _summary(episodes, counts, latency_s)
+    for name, count in counts.items():
+        print(f"{name}: {count} episode{'s' if count != 1 else ''}")
+    shown = "not measurable" if latency_s is None else f"{latency_s * 1e3:.1f} ms"
+    print(
+        f"{out}: {summary['episodes']} episodes, {summary['frames']} frames, "
+        f"{summary['duration_s']:.2f} s at {summary['rate_hz']:g} Hz; "
+        f"command-to-motion latency {shown}"
+    )
+    if json is not None:
+        write_json(json, {**summary, "robot": spec.name, "out": str(out)})
+
+
+def _summary(
+    episodes: list[Episode], counts: dict[str, int], latency_s: float | None
+) -> dict[str, Any]:
+    return {
+        "episodes": len(episodes),
+        "frames": sum(len(episode) for episode in episodes),
+        "duration_s": sum((len(episode) - 1) / episode.rate_hz for episode in episodes),
+        "rate_hz": episodes[0].rate_hz,
+        "latency_s": latency_s,
+        "bags": counts,
+    }

@@ -1,0 +1,314 @@
+"""Episodes on disk in the LeRobotDataset v3.0 layout, plus a manifest that is checked on load.
+
+Layout: ``meta/info.json``, ``meta/stats.json``, ``meta/tasks.parquet``, ``meta/episodes`` and
+``data`` in one Parquet file each (https://huggingface.co/docs/lerobot, dataset format v3.0).
+Arrays are float64, so that a replay from disk is the replay from the bag bit for bit;
+``time_s`` is the time since the start of the bag, ``timestamp`` that since the start of the
+episode. ``meta/realign.json`` holds robot, fingerprint, sources, latency and SHA-256 sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from policies.errors import InputError
+from policies.interface import RobotSpec
+from policies.robots import ROBOTS, get_robot
+from sim2real.episodes.align import estimate_latency_s
+from sim2real.episodes.episode import Episode
+from sim2real.episodes.lerobot_layout import (
+    ACTION,
+    AXES,
+    DATA,
+    EPISODES,
+    INFO,
+    OPTIONAL,
+    REQUIRED,
+    STATS,
+    TASKS,
+    dataset_info,
+    episode_table,
+    frame_table,
+    index_columns,
+    statistics,
+    task_table,
+)
+
+FORMAT = 1
+MANIFEST = "meta/realign.json"
+
+
+def save_episodes(
+    episodes: Sequence[Episode],
+    out_dir: Path,
+    *,
+    overwrite: bool = False,
+    robot: RobotSpec | None = None,
+    latency_s: float | None = None,
+) -> None:
+    """Write episodes to a new directory; it appears whole or not at all.
+
+    Args:
+        episodes: at least one, all of one robot and rate, with the same optional fields.
+        out_dir: directory to be made.
+        overwrite: replace ``out_dir`` if it holds episodes.
+        robot: robot of the episodes; None to look it up by its name.
+        latency_s: command-to-motion delay for the manifest, s; None to estimate it here.
+
+    Raises:
+        InputError: ``out_dir`` exists, or the episodes do not belong together.
+    """
+    out_dir = Path(out_dir)
+    _require_free(out_dir, overwrite)
+    features = _require_uniform(episodes)
+    robot = robot or get_robot(episodes[0].robot)
+    if robot.fingerprint != episodes[0].robot_fingerprint:
+        raise InputError(
+            f"episodes of {episodes[0].robot}: expected robot fingerprint {robot.fingerprint}, got "
+            f"{episodes[0].robot_fingerprint}; build them again with this version of the robot"
+        )
+    if latency_s is None:
+        latency_s = estimate_latency_s(episodes)
+    part = out_dir.with_name(f".{out_dir.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        _write(episodes, features, list(robot.joint_names), part, latency_s)
+        if out_dir.exists():
+            old = out_dir.with_name(f".{out_dir.name}.old-{os.getpid()}")
+            out_dir.rename(old)
+            part.rename(out_dir)
+            shutil.rmtree(old)
+        else:
+            part.rename(out_dir)
+    except OSError as error:
+        raise InputError(
+            f"expected a place to write episodes, but {out_dir} cannot be made "
+            f"({error.strerror}); choose another"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_episodes(directory: Path, robot: RobotSpec | None = None) -> list[Episode]:
+    """Read episodes written by :func:`save_episodes`.
+
+    Args:
+        directory: dataset directory.
+        robot: robot that they must be of; None for the one in the manifest.
+
+    Raises:
+        InputError: no such dataset, it was changed after it was written, it is of another robot or
+            of another version of it, or values are missing or not finite.
+    """
+    directory = Path(directory)
+    manifest = _load_manifest(directory)
+    for name, digest in manifest["sha256"].items():
+        file = directory / name
+        if not file.is_file() or _sha256(file) != digest:
+            raise InputError(
+                f"episodes {directory}: expected {name} as it was written, but its SHA-256 differs "
+                "or it is missing; build the episodes again"
+            )
+    _require_robot(directory, manifest, robot)
+    table = _read_table(directory / DATA)
+    listing = _read_table(directory / EPISODES).to_pylist()
+    joints = manifest["joint_names"]
+    arrays = _columns(directory, table, manifest["features"], len(joints))
+    episodes = []
+    for row in listing:
+        span = slice(row["dataset_from_index"], row["dataset_to_index"])
+        episodes.append(
+            Episode(
+                robot=manifest["robot"],
+                robot_fingerprint=manifest["robot_fingerprint"],
+                rate_hz=float(manifest["rate_hz"]),
+                task=row["tasks"][0],
+                source=json.loads(row["realign/source"]),
+                **{name: values[span].copy() for name, values in arrays.items()},
+            )
+        )
+    return episodes
+
+
+def _require_free(out_dir: Path, overwrite: bool) -> None:
+    if not out_dir.exists():
+        return
+    if not overwrite:
+        raise InputError(
+            f"expected a new directory, but {out_dir} exists; choose another or give --overwrite"
+        )
+    if not (out_dir / MANIFEST).is_file():
+        raise InputError(
+            f"expected episodes to overwrite, but {out_dir} holds something else; choose another"
+        )
+
+
+def _require_uniform(episodes: Sequence[Episode]) -> dict[str, str]:
+    """Feature -> field of :class:`Episode`, the same for all episodes."""
+    if not episodes:
+        raise InputError("expected at least one episode to save, got none; build episodes first")
+    fields = [
+        {key: name for key, name in OPTIONAL.items() if getattr(episode, name) is not None}
+        for episode in episodes
+    ]
+    for what, values in (
+        ("robot", [f"{e.robot} {e.robot_fingerprint}" for e in episodes]),
+        ("rate in Hz", [str(e.rate_hz) for e in episodes]),
+        ("set of optional fields", [", ".join(sorted(f)) or "none" for f in fields]),
+    ):
+        if len(set(values)) > 1:
+            raise InputError(
+                f"episodes of one dataset: expected one {what}, got {sorted(set(values))}; "
+                "save them apart"
+            )
+    return {**REQUIRED, **ACTION, **fields[0]}
+
+
+def _write(
+    episodes: Sequence[Episode],
+    features: dict[str, str],
+    joints: list[str],
+    out: Path,
+    latency_s: float | None,
+) -> None:
+    for name in (DATA, EPISODES, TASKS):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    tasks = list(dict.fromkeys(episode.task for episode in episodes))
+    lengths = [len(episode) for episode in episodes]
+    ends = np.cumsum(lengths)
+    columns = {
+        key: np.concatenate([getattr(episode, field) for episode in episodes])
+        for key, field in features.items()
+    }
+    columns |= index_columns(episodes, tasks)
+    pq.write_table(frame_table(columns), out / DATA, compression="zstd")
+    pq.write_table(episode_table(episodes, ends), out / EPISODES, compression="zstd")
+    pq.write_table(task_table(tasks), out / TASKS)
+    shapes = {key: list(columns[key].shape[1:]) or [1] for key in columns}
+    info = dataset_info(episodes, tasks, joints, shapes)
+    _dump(out / INFO, info)
+    _dump(out / STATS, {key: statistics(values) for key, values in columns.items()})
+    first = episodes[0]
+    manifest = {
+        "format": FORMAT,
+        "robot": first.robot,
+        "robot_fingerprint": first.robot_fingerprint,
+        "joint_names": joints,
+        "rate_hz": first.rate_hz,
+        "episodes": len(episodes),
+        "frames": int(ends[-1]),
+        "duration_s": sum((n - 1) / first.rate_hz for n in lengths),
+        "latency_s": latency_s,
+        "features": features,
+        "sources": [dict(episode.source) for episode in episodes],
+        "sha256": {name: _sha256(out / name) for name in (DATA, EPISODES, TASKS)},
+    }
+    _dump(out / MANIFEST, manifest)
+
+
+def _load_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"expected a directory of episodes, but {path} does not exist; make one with "
+            "`realign episodes build`"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        keys = ("robot", "robot_fingerprint", "rate_hz", "joint_names", "features", "sha256")
+        missing = [key for key in keys if key not in manifest]
+        if manifest.get("format") != FORMAT or missing:
+            raise ValueError(f"format {manifest.get('format')}, missing {missing}")
+        if not {DATA, EPISODES} <= set(manifest["sha256"]):
+            raise ValueError("no SHA-256 sums of the data")
+        known = {**REQUIRED, **ACTION, **OPTIONAL}
+        features = manifest["features"]
+        if not features.items() <= known.items() or not {*REQUIRED, *ACTION} <= set(features):
+            raise ValueError("unknown or missing features")
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"expected an episode manifest of format {FORMAT}, but {path} is none ({error}); "
+            "build the episodes again"
+        ) from None
+    return dict(manifest)
+
+
+def _require_robot(directory: Path, manifest: dict[str, Any], robot: RobotSpec | None) -> None:
+    robot = robot or ROBOTS.get(manifest["robot"])
+    if robot is None:
+        raise InputError(
+            f"episodes {directory}: expected a robot out of {sorted(ROBOTS)}, got "
+            f"{manifest['robot']!r}; build the episodes for one of these"
+        )
+    for what, have, want in (
+        ("robot", manifest["robot"], robot.name),
+        ("robot fingerprint", manifest["robot_fingerprint"], robot.fingerprint),
+        ("joints", manifest["joint_names"], list(robot.joint_names)),
+    ):
+        if have != want:
+            raise InputError(
+                f"episodes {directory}: expected {what} {want}, got {have}; "
+                "use the robot that they were built for, or build them again"
+            )
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"expected a Parquet file, but {path} cannot be read ({reason}); "
+            "build the episodes again"
+        ) from None
+
+
+def _columns(
+    directory: Path, table: pa.Table, features: dict[str, str], n: int
+) -> dict[str, NDArray[Any]]:
+    """Field of :class:`Episode` -> all rows, checked."""
+    out: dict[str, NDArray[Any]] = {}
+    for key, name in {**features, "time_s": "t_s"}.items():
+        if key not in table.column_names:
+            raise InputError(
+                f"episodes {directory}: expected a column {key}, but it is missing; "
+                "build the episodes again"
+            )
+        column = table[key].combine_chunks()
+        width = len(AXES[key]) if key in AXES else n
+        values = np.asarray(column.flatten() if key != "time_s" else column, dtype=np.float64)
+        if values.size != table.num_rows * (1 if key == "time_s" else width):
+            raise InputError(
+                f"episodes {directory}: expected {width} values a row in {key}, got "
+                f"{values.size / max(table.num_rows, 1):g}; build the episodes again"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"episodes {directory}: expected finite values, but {key} has others; "
+                "build the episodes again"
+            )
+        out[name] = values if key == "time_s" else values.reshape(-1, width)
+    return out
+
+
+def _dump(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        for block in iter(lambda: stream.read(2**20), b""):
+            digest.update(block)
+        return digest.hexdigest()
