@@ -184,14 +184,21 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
 
 
 def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
+    from policies.robots import get_robot
+
     # In real time the guard comes first, then the robot, then the policy.
     common: dict[str, Any] = {"robot": config.robot, "lockstep": config.lockstep}
     priority = lambda level: {"realtime_priority": 0 if config.lockstep else level}  # noqa: E731
     summary = lambda name: str(graph.folder / f"{name}.json")  # noqa: E731
-    listeners = 1 if config.record else 0
     if config.record:
         provenance = json_module.dumps(_provenance(config, spec))
-        parameters = {"out": str(config.record.resolve()), "provenance": provenance}
+        topics = ["joint_states", "action_chunk", "joint_command", "episode"]
+        topics += ["imu", "odom"] * get_robot(config.robot).floating_base
+        parameters = {
+            "out": str(config.record.resolve()),
+            "provenance": provenance,
+            "wait_for": ",".join(topics),
+        }
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}
     driver = {
@@ -200,18 +207,20 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         "goals": config.goals if "goal" in spec.needs else 0,
         "goal_period_s": float(config.goal_period_s),
         "duration_s": float(config.duration_s or 0.0),
-        "wait_for_subscribers": 2 + listeners,
+        "wait_for": ",".join(["guard", "policy"] + ["recorder"] * bool(config.record)),
         "progress": True,
         "summary_path": summary("driver"),
     }
     guard = {
         "auto_arm": True,
         "policy_rate_hz": float(spec.rate_hz),
-        "wait_for_subscribers": 1 + listeners,
         "summary_path": summary("guard"),
     }
     graph.start("guard", "realign_policy.guard_node", common | guard | priority(22))
-    answers = {"autostart": True, "summary_path": summary("policy")}
+    answers = {
+        "autostart": True,
+        "summary_path": summary("policy"),
+    }
     graph.start("policy", "realign_policy.policy_node", common | policy | answers | priority(20))
     graph.start(
         "driver", "realign_mujoco_driver.driver_node", common | policy | driver | priority(21)

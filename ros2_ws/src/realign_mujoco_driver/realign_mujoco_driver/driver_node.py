@@ -1,4 +1,4 @@
-"""The simulator as a robot: publishes ``joint_states``, ``imu``, ``odom``, ``/clock``; takes commands.
+"""The simulator as a robot: ``joint_states``, ``imu``, ``odom`` and ``/clock`` out, commands in.
 
 Lockstep: publish a state, wait for the command that applies from its stamp, step, repeat.
 Real time: step on an absolute grid under the newest command, like a robot.
@@ -6,6 +6,7 @@ Real time: step on an absolute grid under the newest command, like a robot.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -34,6 +35,7 @@ from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults, rota
 QOS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND_TIMEOUT_S = 0.1
+ASK_AGAIN_S = 1.0
 
 
 class DriverNode(Node):
@@ -50,7 +52,7 @@ class DriverNode(Node):
         goals: int = value("goals", 0)
         self.goal_period_s: float = value("goal_period_s", 4.0)
         duration_s: float = value("duration_s", 0.0)
-        self.wait_for: int = value("wait_for_subscribers", 0)
+        self._missing = set(filter(None, value("wait_for", "").split(",")))
         self.progress: bool = value("progress", False)
         policy: str = value("policy", "")
         spec = load_policy(Path(policy), self.robot).spec if policy else None
@@ -77,7 +79,10 @@ class DriverNode(Node):
         self._odom = self.create_publisher(Odometry, "odom", QOS)
         self._goal = self.create_publisher(PoseStamped, "goal", LATCHED)
         self._episode = self.create_publisher(Header, "episode", LATCHED)
-        self.create_subscription(JointTrajectory, "joint_command", self._on_command, QOS)
+        self._input = self.create_subscription(
+            JointTrajectory, "joint_command", self._on_command, QOS
+        )
+        self.create_subscription(Header, "ready", self._on_ready, LATCHED)
         if self.robot.gripper:
             self.create_subscription(Float64, "gripper_command", self._on_gripper, 10)
 
@@ -171,10 +176,13 @@ class DriverNode(Node):
             self._told_s = self.sim.elapsed_s
             print(f"progress {self._told_s:.2f} {self.duration_s:.2f}", flush=True)
 
-    def wait_for_subscribers(self) -> None:
-        """Wait until everybody who must see the first joint state is there."""
-        while rclpy.ok() and self._joint_states.get_subscription_count() < self.wait_for:
-            time.sleep(0.01)
+    def wait_for_listeners(self, executor: SingleThreadedExecutor) -> None:
+        """Wait until everybody who must see the first joint state has said so."""
+        while rclpy.ok() and (self._missing or not self._input.get_publisher_count()):
+            executor.spin_once(timeout_sec=0.05)
+
+    def _on_ready(self, msg: Header) -> None:
+        self._missing.discard(msg.frame_id)
 
     def run_lockstep(self, executor: SingleThreadedExecutor) -> float:
         """Step only under the command that answers the present stamp; returns wall s of motion."""
@@ -186,7 +194,7 @@ class DriverNode(Node):
             asked = time.monotonic()
             while rclpy.ok() and self._command_stamp_ns != reading.stamp_ns:
                 executor.spin_once(timeout_sec=0.05)
-                if time.monotonic() - asked > 0.25:
+                if time.monotonic() - asked > ASK_AGAIN_S:
                     self._publish(reading)
                     asked = time.monotonic()
             start = start or time.perf_counter()
@@ -243,7 +251,7 @@ def main() -> None:
     spinner = threading.Thread(target=_spin, args=(executor,))
     wall_s = 0.0
     try:
-        node.wait_for_subscribers()
+        node.wait_for_listeners(executor)
         if node.lockstep:
             wall_s = node.run_lockstep(executor)
         else:
@@ -262,10 +270,8 @@ def main() -> None:
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
+    with contextlib.suppress(ExternalShutdownException):
         executor.spin()
-    except ExternalShutdownException:
-        pass
 
 
 if __name__ == "__main__":

@@ -17,20 +17,24 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
 from policies.errors import InputError
+from policies.interface import ActionChunk
 from policies.robots import get_robot
 from policies.runtime.fault import Reason, State, Transition
 from policies.runtime.guard import Command, Guard, GuardConfig
+from policies.runtime.handshake import announce_when_matched
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
 
 QOS = QoSProfile(depth=100)
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LOCKSTEP_SILENCE_S = 10.0
 
 
@@ -44,7 +48,6 @@ class GuardNode(Node):
         self.lockstep: bool = value("lockstep", False)
         self.auto_arm: bool = value("auto_arm", False)
         self.rate_hz: float = value("rate_hz", 0.0) or self.robot.state_rate_hz
-        self.wait_for: int = value("wait_for_subscribers", 0)
         self.summary_path: str = value("summary_path", "")
         self.realtime_priority: int = value("realtime_priority", 0)
         config = GuardConfig(
@@ -60,6 +63,7 @@ class GuardNode(Node):
         self._lock = threading.Lock()
         self._received: OrderedDict[int, int] = OrderedDict()
         self._timed_ns = self._sent_ns = 0
+        self._early: ActionChunk | None = None
         self._heard_ns = time.monotonic_ns()
         self._state_names = wire.NameMap(self.robot.joint_names, "joint_states")
         self._chunk_names = wire.NameMap(self.robot.joint_names, "action_chunk")
@@ -68,10 +72,14 @@ class GuardNode(Node):
         self._damping = JointTrajectoryPoint(velocities=[0.0] * self.robot.n)
         self._commands = self.create_publisher(JointTrajectory, "joint_command", QOS)
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_subscription(JointState, "joint_states", self._on_state, QOS)
+        inputs = [
+            self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, QOS),
+            self.create_subscription(JointState, "joint_states", self._on_state, QOS),
+        ]
         if self.robot.floating_base:
-            self.create_subscription(Imu, "imu", self._on_imu, QOS)
-        self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, QOS)
+            inputs.append(self.create_subscription(Imu, "imu", self._on_imu, QOS))
+        ready = self.create_publisher(Header, "ready", LATCHED)
+        announce_when_matched(self, ready, Header(), inputs)
         self.create_service(Trigger, "~/arm", self._arm)
         self.create_service(Trigger, "~/estop", self._estop)
         self.create_service(Trigger, "~/reset", self._reset)
@@ -95,11 +103,10 @@ class GuardNode(Node):
             if len(self._received) > 256:
                 self._received.popitem(last=False)
         with self._lock:
+            if stamp == self._sent_ns:  # the driver asks again: its answer was lost
+                self._commands.publish(self._message)
             self.guard.on_state(stamp, stamp if self.lockstep else received, qpos, qvel)
-            if self.auto_arm and self.guard.state is State.INACTIVE:
-                self._auto_arm()
-            if self.lockstep:
-                self._answer_in_lockstep()
+            self._advance()
 
     def _on_imu(self, msg: Imu) -> None:
         with self._lock:
@@ -107,34 +114,46 @@ class GuardNode(Node):
             self.guard.on_base(
                 now, wire.quat_wxyz(msg.orientation), wire.vector(msg.angular_velocity)
             )
+            self._advance()
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
         with self._lock:
-            now = self._now_ns()
             try:
-                reason = self.guard.on_chunk(wire.trajectory_to_chunk(msg, self._chunk_names), now)
+                chunk = wire.trajectory_to_chunk(msg, self._chunk_names)
             except InputError as error:
-                self.guard.refuse(Reason.BAD_SHAPE, now)
+                self.guard.refuse(Reason.BAD_SHAPE, self._now_ns())
                 self.get_logger().error(str(error), throttle_duration_sec=1.0)
                 return
-            if reason not in (None, Reason.NOT_ARMED):
-                self.get_logger().warning(
-                    f"chunk refused: {reason.value}", throttle_duration_sec=1.0
-                )
-            if self.lockstep:
-                self._answer_in_lockstep()
-            elif reason is None and self.robot.command == "setpoint":
-                self._send(self.guard.tick(now))
+            if self.lockstep:  # it may overtake the joint state that it answers
+                self._early = chunk
+                self._advance()
+            elif self._take(chunk) and self.robot.command == "setpoint":
+                self._send(self.guard.tick(time.monotonic_ns()))
 
-    def _answer_in_lockstep(self) -> None:
-        """One command per joint state, once the chunk that covers its stamp is here."""
-        now = self.guard.newest_stamp_ns
-        answered = self.guard.answered_ns
-        period_ns = int(self.guard.config.policy_period_s * 1e9)
-        stopped = self.guard.state in (State.HOLD, State.DAMP)
-        covered = answered is not None and answered <= now < answered + period_ns - 1000
-        if covered or stopped:
-            self._send(self.guard.tick(now))
+    def _take(self, chunk: ActionChunk) -> bool:
+        reason = self.guard.on_chunk(chunk, self._now_ns())
+        if reason not in (None, Reason.NOT_ARMED):
+            self.get_logger().warning(f"chunk refused: {reason.value}", throttle_duration_sec=1.0)
+        return reason is None
+
+    def _advance(self) -> None:
+        """Whatever the order of arrival: arm, take the chunk, and (lockstep) answer the state."""
+        guard = self.guard
+        if self.auto_arm and guard.state is State.INACTIVE and self._try_arm() is None:
+            self.auto_arm = False  # after a stop only an operator arms again
+        if not self.lockstep:
+            return
+        now = guard.newest_stamp_ns
+        early = self._early
+        if early is not None and early.stamp_ns <= now and guard.state is not State.INACTIVE:
+            self._early = None
+            self._take(early)
+        period_ns = int(guard.config.policy_period_s * 1e9)
+        answers = guard.answered_ns
+        covered = answers is not None and answers <= now < answers + period_ns - 1000
+        if now != self._sent_ns and (covered or guard.state in (State.HOLD, State.DAMP)):
+            self._sent_ns = now
+            self._send(guard.tick(now))
 
     def _send(self, command: Command | None) -> None:
         if command is None:
@@ -154,11 +173,6 @@ class GuardNode(Node):
                 self.latency_ms.add((time.monotonic_ns() - received) / 1e6)
 
     # ---- the operator -------------------------------------------------------------------------
-
-    def _auto_arm(self) -> None:
-        """Arm once, when everybody who must see the first command is there."""
-        if self._commands.get_subscription_count() >= self.wait_for and not self._try_arm():
-            self.auto_arm = False  # after a stop only an operator arms again
 
     def _try_arm(self) -> str | None:
         if self.count_publishers(self._commands.topic_name) > 1:

@@ -8,6 +8,7 @@ so that their ratio says what the runtime costs on top of DDS.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -133,10 +134,8 @@ def echo() -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     prefer_realtime(20)
-    try:
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     executor.shutdown()
     node.destroy_node()
 

@@ -18,6 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
@@ -25,6 +26,7 @@ from policies.checkpoint import load_policy
 from policies.errors import InputError
 from policies.interface import Observation, Policy
 from policies.robots import get_robot
+from policies.runtime.handshake import announce_when_matched
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
@@ -73,11 +75,7 @@ class PolicyNode(LifecycleNode):
         spec = self._policy.spec
         self._ticker = Ticker(spec.rate_hz)
         self._chunks = self.create_publisher(JointTrajectory, "action_chunk", QOS)
-        self.create_subscription(JointState, "joint_states", self._on_state, QOS)
-        if self.robot.floating_base:
-            self.create_subscription(Imu, "imu", self._on_imu, QOS)
-        if "goal" in spec.needs:
-            self.create_subscription(PoseStamped, "goal", self._on_goal, LATCHED)
+        self._listen(spec.needs)
         self.get_logger().info(
             f"{spec.name} for {spec.robot}, {spec.rate_hz:g} Hz, {spec.sha256[:12]}"
         )
@@ -96,6 +94,16 @@ class PolicyNode(LifecycleNode):
         """Fall silent; the guard holds and stops."""
         self._active = False
         return super().on_deactivate(state)
+
+    def _listen(self, needs: tuple[str, ...]) -> None:
+        """Subscribe, and announce that this policy runs."""
+        inputs = [self.create_subscription(JointState, "joint_states", self._on_state, QOS)]
+        if self.robot.floating_base:
+            inputs.append(self.create_subscription(Imu, "imu", self._on_imu, QOS))
+        if "goal" in needs:
+            inputs.append(self.create_subscription(PoseStamped, "goal", self._on_goal, LATCHED))
+        ready = self.create_publisher(Header, "ready", LATCHED)
+        announce_when_matched(self, ready, Header(), inputs, also=lambda: self._active)
 
     # ---- data ---------------------------------------------------------------------------------
 

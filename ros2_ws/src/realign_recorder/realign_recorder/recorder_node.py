@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,18 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
+from policies.runtime.handshake import announce_when_matched
 from sim2real.bags.writer import BagWriter
 
+DRAIN_S = 0.2
 QOS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TOPICS: dict[str, tuple[Any, str, QoSProfile]] = {
@@ -41,37 +46,51 @@ class RecorderNode(Node):
         super().__init__("recorder")
         out = self.declare_parameter("out", "").value
         provenance = self.declare_parameter("provenance", "{}").value
+        self.messages = 0
         topics = self.declare_parameter("topics", list(TOPICS)).value
         self.writer = BagWriter(Path(out), provenance=json.loads(provenance))
+        wanted = set(filter(None, self.declare_parameter("wait_for", "").value.split(",")))
+        subscriptions = []
         for topic in topics:
             kind, type_name, qos = TOPICS[topic]
             name = self.resolve_topic_name(topic)
             self.writer.add_topic(name, type_name)
-            self.create_subscription(kind, topic, self._recorder_of(name), qos, raw=True)
+            record = self._recorder_of(name)
+            subscription = self.create_subscription(kind, topic, record, qos, raw=True)
+            if topic in wanted:
+                subscriptions.append(subscription)
+        ready = self.create_publisher(Header, "ready", LATCHED)
+        announce_when_matched(self, ready, Header(), subscriptions)
 
     def _recorder_of(self, name: str) -> Any:
         def record(data: bytes, info: dict[str, int]) -> None:
+            self.messages += 1
             self.writer.write(name, data, info["received_timestamp"], info["source_timestamp"])
 
         return record
 
 
 def main() -> None:
-    """Record until told to stop, then close the bag."""
-    rclpy.init()
+    """Record until told to stop, take what is still on its way, then close the bag."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
     node = RecorderNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the bag
-        node.writer.close()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    while not stop.is_set():
+        executor.spin_once(timeout_sec=0.1)
+    seen = -1
+    while seen != node.messages:  # the queue is empty when a quiet while brings nothing more
+        seen = node.messages
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.05)
+    node.writer.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == "__main__":
