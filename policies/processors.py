@@ -14,6 +14,7 @@ joint_vel           joints      joint velocity, rad/s
 last_action         outputs     raw output of the network at the previous tick
 last_command        commanded   joint command in force minus default pose, rad
 command_velocity    commanded   velocity of the joint command in force, rad/s
+tracking_error      commanded   joint command in force minus joint position, rad
 motion_phase        1           time since reset / motion length, 0 to 1
 goal_position       3           goal in the base frame, m
 ==================  ==========  ==============================================================
@@ -34,7 +35,7 @@ Float32 = NDArray[np.float32]
 
 HISTORY = "history"
 JOINT_TERMS = ("joint_pos", "joint_vel")
-COMMAND_TERMS = ("last_command", "command_velocity")
+COMMAND_TERMS = ("last_command", "command_velocity", "tracking_error")
 NEEDS = {
     "base_ang_vel": "base_ang_vel_rad_s",
     "projected_gravity": "base_quat_wxyz",
@@ -246,7 +247,8 @@ class ObservationBuilder:
         return len(index), joint_pos if term == "joint_pos" else joint_vel
 
     def _command_term(self, term: str, scale: float) -> tuple[int, _Write]:
-        default = self._robot.default_rad[self._action_index]
+        index = self._action_index
+        default = self._robot.default_rad[index]
 
         def last_command(_: Observation, state: ActorState, out: Float32) -> None:
             out[:] = (state.command_rad - default) * scale
@@ -254,7 +256,13 @@ class ObservationBuilder:
         def command_velocity(_: Observation, state: ActorState, out: Float32) -> None:
             out[:] = state.command_vel_rad_s * scale
 
-        return len(default), last_command if term == "last_command" else command_velocity
+        def tracking_error(observation: Observation, state: ActorState, out: Float32) -> None:
+            out[:] = (state.command_rad - observation.qpos_rad[index]) * scale
+
+        writers = dict(
+            zip(COMMAND_TERMS, (last_command, command_velocity, tracking_error), strict=True)
+        )
+        return len(index), writers[term]
 
     def _base_term(self, term: str, scale: float) -> tuple[int, _Write]:
         if not self._robot.floating_base:

@@ -20,15 +20,16 @@ _MAX_HORIZON = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class ActionConfig:
-    """What the network's output means; it is read row-major as (horizon, joints).
+    """What the network's output means; it is read row-major as (steps, joints).
 
-    ``position_offset_from_default``: command = default pose + scale x clip(output).
+    ``position_offset_from_default``: command = default pose + scale x clip(output), for each of
+    ``horizon`` steps.
 
-    ``command_velocity``: velocity of the command = scale x clip(output), in rad/s, integrated
-    from the command in force on. Velocity and acceleration of the resulting stream are limited
-    to the stated fractions of the robot's limits, so the stream is continuous by construction;
-    the plan starts at most ``max_lead_rad`` away from the measured position, so that it cannot
-    run away from an arm that is blocked.
+    ``command_velocity``: velocity of the command = scale x clip(output), in rad/s, for each of
+    the ``horizon - 1`` intervals between steps; step 0 is the command in force. Velocity and
+    acceleration of the resulting stream are limited to the stated fractions of the robot's
+    limits, so the stream is continuous by construction; the plan starts at most ``max_lead_rad``
+    away from the measured position, so that it cannot run away from an arm that is blocked.
 
     Attributes:
         type: one of :data:`ACTION_TYPES`.
@@ -249,7 +250,7 @@ def _parse_action(data: Any, where: str) -> ActionConfig:
     kind = reader.text("type")
     if kind not in ACTION_TYPES:
         raise InputError(f"{where}: expected a type out of {list(ACTION_TYPES)}, got {kind!r}")
-    horizon = reader.integer("horizon", 1, _MAX_HORIZON)
+    horizon = reader.integer("horizon", 2 if kind == "command_velocity" else 1, _MAX_HORIZON)
     return ActionConfig(
         type=kind,
         joints=reader.names("joints"),

@@ -50,9 +50,9 @@ class OnnxActor:
 
     ``act`` answers every observation. With a horizon above 1 the network is asked anew every
     ``replan_every`` steps of the plan, counted by the observations' stamps; in between the answer
-    is the rest of the plan. Where the command in force is needed (``last_command``, or the
-    start of a ``command_velocity`` plan) it is the plan's value for the step before, and the
-    measured position at the first tick.
+    is the rest of the plan. The command in force (``last_command``, and the start of a
+    ``command_velocity`` plan) is what the plan has for the observation's stamp, and the measured
+    position at the first tick.
 
     Args:
         config: content of config.json.
@@ -78,18 +78,19 @@ class OnnxActor:
             raise InputError(f"{what}: expected each commanded joint once, got {action.joints}")
         self._hold = _hold_pose(config, robot, what)
         n, horizon = len(action.joints), action.horizon
+        outputs = output_size(action)
         self._builder = ObservationBuilder(
             robot,
             config.observation,
             action_joints=action.joints,
-            action_size=horizon * n,
+            action_size=outputs,
             rate_hz=config.rate_hz,
             duration_s=config.duration_s,
         )
         self._network = OnnxNetwork(model, f"{what}, policy.onnx", self._builder.vector)
-        if self._network.output_size != horizon * n:
+        if self._network.output_size != outputs:
             raise InputError(
-                f"{what}: expected a network with {horizon * n} outputs ({horizon} steps of "
+                f"{what}: expected a network with {outputs} outputs ({outputs // n} steps of "
                 f"{n} joints), got {self._network.output_size}; correct 'action' or the network"
             )
         self._default = robot.default_rad[self._joints]
@@ -167,15 +168,15 @@ class OnnxActor:
         if horizon > 1:
             step = round((observation.stamp_ns - self._plan_stamp_ns) / self._dt_ns)
         if step > 0:
-            state.command_rad = self._plan[min(step, horizon) - 1]
-            # A plan that ran out long ago has stopped; one that has just ended is still moving.
-            moving = self._plan_vel[step - 1] if step <= horizon else 0.0 * self._plan_vel[0]
-            state.command_vel_rad_s = moving
+            state.command_rad = self._plan[min(step, horizon - 1)]
+            # A plan that ran out has stopped at its last step.
+            going = step < horizon or horizon == 1
+            state.command_vel_rad_s = self._plan_vel[min(step, horizon - 1)] * float(going)
         return step if 0 <= step < self._action.replan_every else 0
 
     def _make_plan(self, observation: Observation) -> None:
         action, state = self._action, self._state
-        raw = self._network.output.astype(np.float64).reshape(action.horizon, -1)
+        raw = self._network.output.astype(np.float64).reshape(-1, len(self._joints))
         # Plain ufuncs: np.clip takes several times as long on arrays of this size.
         scaled = np.minimum(np.maximum(raw, -action.clip), action.clip) * action.scale
         if self._decode:
@@ -208,22 +209,31 @@ class _Velocity:
     def __call__(
         self, velocity: Float, measured_rad: Float, command_rad: Float, command_vel: Float
     ) -> tuple[Float, Float]:
-        """Plan of positions and velocities, (horizon, joints) each.
+        """Plan of positions and of the velocities that lead to them, (horizon, joints) each.
 
         Args:
-            velocity: wanted command velocities, (horizon, joints), rad/s.
+            velocity: wanted command velocities, (horizon - 1, joints), rad/s.
             measured_rad: measured positions, (joints,), rad.
             command_rad: command in force, (joints,), rad.
             command_vel: its velocity, (joints,), rad/s.
         """
-        wanted = velocity.clip(-self._velocity, self._velocity)
-        last = command_vel
-        for k in range(len(wanted)):
-            last = np.minimum(np.maximum(wanted[k], last - self._slew), last + self._slew)
-            wanted[k] = last
-        start = command_rad.clip(measured_rad - self._lead, measured_rad + self._lead)
-        positions = start + np.cumsum(wanted, axis=0) * self._dt_s
-        return positions.clip(self._lower, self._upper), wanted
+        wanted = np.minimum(np.maximum(velocity, -self._velocity), self._velocity)
+        speeds = np.empty((len(wanted) + 1, len(command_rad)))
+        speeds[0] = last = command_vel
+        for k, row in enumerate(wanted):
+            last = np.minimum(np.maximum(row, last - self._slew), last + self._slew)
+            speeds[k + 1] = last
+        start = np.clip(command_rad, measured_rad - self._lead, measured_rad + self._lead)
+        positions = np.empty_like(speeds)
+        positions[0] = start
+        positions[1:] = start + np.cumsum(speeds[1:], axis=0) * self._dt_s
+        return np.minimum(np.maximum(positions, self._lower), self._upper), speeds
+
+
+def output_size(action: ActionConfig) -> int:
+    """Number of outputs of the network: a velocity plan has one row less than positions."""
+    rows = action.horizon - 1 if _is_velocity(action) else action.horizon
+    return rows * len(action.joints)
 
 
 def _is_velocity(action: ActionConfig) -> bool:

@@ -140,6 +140,7 @@ def test_wrong_robot(saved):
         (lambda d: d["action"].update(joints=[*NAMES[:6], "elbow"]), "elbow"),
         (lambda d: d["action"].update(type="torque"), "command_velocity"),
         (lambda d: d["action"].update(horizon=2), "input of 24 values"),
+        (lambda d: d["action"].update(type="command_velocity"), "integer from 2"),
         (lambda d: d["action"].update(replan_every=2), "integer from 1 to 1"),
         (lambda d: d["hold_pose_rad"].update(panda_joint1=0.0), "either commanded or held"),
         (lambda d: d["start_pose_rad"].pop("panda_joint3"), "panda_joint3"),

@@ -54,11 +54,14 @@ def test_each_term_has_its_value_and_scale():
         TermConfig(term="last_action", scale=3.0),
         TermConfig(term="last_command", scale=10.0),
         TermConfig(term="command_velocity"),
+        TermConfig(term="tracking_error", scale=100.0),
         TermConfig(term="motion_phase", scale=4.0),
         TermConfig(term="goal_position", scale=0.5),
     )
     build.build(observation(goal=np.array([1.0, 2.0, 3.0])), state(k=25))
-    expected = [0.1, 0.08, 0.0, -0.05, *[76.5] * 7, *[2.0] * 7, *[0.3] * 7, 1.0, 0.5, 1.0, 1.5]
+    expected = [0.1, 0.08, 0.0, -0.05, *[76.5] * 7, *[2.0] * 7, *[0.3] * 7]
+    expected += [20.0 - k for k in range(7)] + [1.0, 0.5, 1.0, 1.5]
+
     assert_allclose(build.vector[0], expected, rtol=1e-6)
     assert build.needs == ("goal",)
     assert build.needs_command

@@ -1,0 +1,1 @@
+"""Scripted experts: what behaviour-cloned policies learn from."""

@@ -1,0 +1,1 @@
+"""Tasks in the simulator: goals, data collection and closed-loop evaluation."""
