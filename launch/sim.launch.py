@@ -1,0 +1,117 @@
+"""The virtual robot, guarded and driven by a policy, optionally recorded.
+
+    ros2 launch realign_bringup sim.launch.py robot:=g1 policy:=CHECKPOINT gap:=payload record:=BAG
+
+The graph is that of ``realign run --driver mujoco``; it ends when the driver has finished.
+"""
+
+import json
+from pathlib import Path
+
+import realign_bringup
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch.substitutions import EnvironmentVariable
+from launch_ros.actions import LifecycleNode, Node
+
+ARGUMENTS = (
+    ("robot", None, "robot name: g1 or panda"),
+    ("policy", None, "checkpoint directory"),
+    ("gap", "none", "dynamics gap, e.g. payload, sticky, latency, hidden:7"),
+    ("faults", "", "sensor faults, e.g. nan_state@1.0:0.2 (start:duration, s)"),
+    ("lockstep", "false", "true: the simulator waits for each command"),
+    ("seed", "0", "seed of start pose, goals and policy"),
+    ("duration_s", "0.0", "length, s; 0 for the policy's motion, or all goals"),
+    ("goals", "0", "number of goals for a goal-conditioned policy"),
+    ("goal_period_s", "4.0", "time for each goal, s"),
+    ("record", "", "bag directory to write; empty for none"),
+)
+
+
+def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = context.launch_configurations
+    robot, checkpoint, record = given["robot"], Path(given["policy"]).absolute(), given["record"]
+    lockstep, seed = given["lockstep"].lower() == "true", int(given["seed"])
+    rate_hz = float(json.loads((checkpoint / "config.json").read_text())["rate_hz"])
+    common = {"robot": robot, "lockstep": lockstep}
+    listeners = ["guard", "policy", *(["recorder"] if record else [])]
+    driver = Node(
+        package="realign_mujoco_driver",
+        executable="driver_node",
+        output="screen",
+        parameters=[
+            common,
+            {
+                "policy": str(checkpoint),
+                "seed": seed,
+                "gap": given["gap"],
+                "faults": given["faults"],
+                "duration_s": float(given["duration_s"]),
+                "goals": int(given["goals"]),
+                "goal_period_s": float(given["goal_period_s"]),
+                "wait_for": ",".join(listeners),
+            },
+        ],
+    )
+    guard = Node(
+        package="realign_policy",
+        executable="guard_node",
+        output="screen",
+        parameters=[common, {"auto_arm": True, "policy_rate_hz": rate_hz}],
+    )
+    policy = LifecycleNode(
+        package="realign_policy",
+        executable="policy_node",
+        name="policy",
+        namespace="",
+        output="screen",
+        parameters=[common, {"policy": str(checkpoint), "seed": seed, "autostart": True}],
+    )
+    nodes = [guard, policy, driver]
+    if record:
+        provenance = {key: given[key] for key in ("robot", "policy", "seed", "lockstep", "gap")}
+        nodes.append(
+            Node(
+                package="realign_recorder",
+                executable="recorder_node",
+                output="screen",
+                parameters=[
+                    {
+                        "out": str(Path(record).absolute()),
+                        "provenance": json.dumps(provenance),
+                        "wait_for": "joint_states,action_chunk,joint_command,episode",
+                    }
+                ],
+            )
+        )
+    finished = OnProcessExit(target_action=driver, on_exit=[Shutdown(reason="driver finished")])
+    return [RegisterEventHandler(finished), *nodes]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, a quick and local DDS, and the nodes."""
+    profile = str(Path(realign_bringup.__file__).with_name("fastdds.xml"))
+    environment = {
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text)
+                for name, default, text in ARGUMENTS
+            ),
+            *(
+                SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
+                for name, value in environment.items()
+            ),
+            OpaqueFunction(function=_graph),
+        ]
+    )

@@ -1,0 +1,247 @@
+"""``realign doctor``: what is installed, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json as jsonlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import policies
+from policies.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the table.
+
+    Attributes:
+        name: what was looked for.
+        found: version or description, None where it is missing.
+        needed_for: what does not work without it.
+        get: how to get it.
+        main_job: True if ``realign demo`` cannot run without it.
+    """
+
+    name: str
+    found: str | None
+    needed_for: str
+    get: str
+    main_job: bool = False
+
+
+def doctor_command(json: bool = False) -> None:
+    """Show what is installed, what is missing, and how to get it.
+
+    Args:
+        json: print JSON instead of a table.
+
+    Raises:
+        InputError: something that the main job needs is missing.
+    """
+    findings = examine()
+    if json:
+        print(jsonlib.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print(table(findings))
+    missing = [finding for finding in findings if finding.main_job and finding.found is None]
+    if missing:
+        raise InputError(
+            "expected everything that `realign demo` needs, but "
+            f"{', '.join(finding.name for finding in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; run: "
+            f"{'; '.join(dict.fromkeys(finding.get for finding in missing))}"
+        )
+
+
+def examine() -> list[Finding]:
+    """Look at this interpreter and machine, in the order of the table."""
+    return [*_main_job(), *_optional()]
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings as text, what is missing with the way to get it."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        if finding.found is not None:
+            lines.append(f"ok       {finding.name:<{width}}  {finding.found}")
+        else:
+            mark = "MISSING" if finding.main_job else "-"
+            lines.append(f"{mark:<7}  {finding.name:<{width}}  for {finding.needed_for}")
+            lines.append(f"{'':<7}  {'':<{width}}  get it: {finding.get}")
+    return "\n".join(lines)
+
+
+def _main_job() -> list[Finding]:
+    sim, train = 'pip install "realign[sim]"', 'pip install "realign[train]"'
+    core = "pip install realign"
+    return [
+        Finding(
+            name="Python",
+            found=sys.version.split()[0] if sys.version_info >= (3, 10) else None,
+            needed_for="everything",
+            get="install Python 3.10 or newer",
+            main_job=True,
+        ),
+        Finding(
+            name="ROS 2",
+            found=_ros(),
+            needed_for="run, demo (bags, episodes, replay and delta work without)",
+            get='pip install "realign[ros]", or source an apt ROS 2',
+            main_job=True,
+        ),
+        Finding(
+            name="MuJoCo",
+            found=_version("mujoco"),
+            needed_for="run --driver mujoco, replay, delta, demo",
+            get=sim,
+            main_job=True,
+        ),
+        Finding(
+            name="robot models",
+            found=_robot_models(),
+            needed_for="run --driver mujoco, replay, delta, demo",
+            get=sim,
+            main_job=True,
+        ),
+        Finding(
+            name="ONNX Runtime",
+            found=_version("onnxruntime"),
+            needed_for="running a policy",
+            get=core,
+            main_job=True,
+        ),
+        Finding(
+            name="PyTorch",
+            found=_version("torch"),
+            needed_for="delta train, demo",
+            get=train,
+            main_job=True,
+        ),
+        Finding(
+            name="committed policy",
+            found=_checkpoints(),
+            needed_for="demo",
+            get="restore policies/checkpoints from the repository",
+            main_job=True,
+        ),
+    ]
+
+
+def _optional() -> list[Finding]:
+    calibration = 'pip install "realign[calibration]"'
+    rows = (
+        ("colcon", shutil.which("colcon"), "building ros2_ws with an apt ROS 2", _COLCON),
+        ("ros2 launch", _launch(), "launch/*.launch.py", _APT),
+        ("GPU", _gpu(), "nothing yet (planned): all of it runs on the CPU", _DRIVER),
+        ("pinocchio", _version("pin"), "calibration (planned)", calibration),
+        ("OpenCV", _opencv(), "calibration, cameras (planned)", calibration),
+        (
+            "pyserial",
+            _version("pyserial"),
+            "serial devices (planned)",
+            'pip install "realign[serial]"',
+        ),
+        (
+            "cyclonedds",
+            _version("cyclonedds"),
+            "a Unitree driver (planned)",
+            "pip install cyclonedds",
+        ),
+        (
+            "pylibfranka",
+            _version("pylibfranka"),
+            "a Franka driver (planned)",
+            "pip install pylibfranka",
+        ),
+        ("isaacgym", _version("isaacgym"), "Isaac Gym as simulator (planned)", _ISAAC),
+    )
+    return [
+        Finding(name=name, found=found, needed_for=needed_for, get=get)
+        for name, found, needed_for, get in rows
+    ]
+
+
+_COLCON = "apt install python3-colcon-common-extensions"
+_APT = (
+    "apt install ros-$ROS_DISTRO-launch-ros and source ROS (not on PyPI; `realign run` needs none)"
+)
+_DRIVER = "install the NVIDIA driver"
+_ISAAC = "download from NVIDIA (not on PyPI) into a Python 3.8 environment of its own"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ros() -> str | None:
+    """Import rclpy for real: a wheel or a sourced set-up whose libraries do not load is no ROS."""
+    try:
+        importlib.import_module("rclpy")
+        rmw = importlib.import_module("rclpy.utilities").get_rmw_implementation_identifier()
+    except (ImportError, RuntimeError):
+        return None
+    wheel = _version("ros-rclpy")
+    distribution = os.environ.get("ROS_DISTRO")
+    source = f"wheels, rclpy {wheel}" if wheel else f"apt, {distribution or 'unknown distribution'}"
+    return f"{source}, {rmw}"
+
+
+def _robot_models() -> str | None:
+    """Version of example-robot-data if the models of all robots are there."""
+    from policies.robots import ROBOTS
+
+    if importlib.util.find_spec("mujoco") is None:
+        return _version("example-robot-data")
+    from sim2real.sim.model import robot_data_dir
+
+    try:
+        folder = robot_data_dir()
+    except InputError:
+        return None
+    if not all((folder / robot.urdf).is_file() for robot in ROBOTS.values()):
+        return None
+    return f"example-robot-data {_version('example-robot-data') or ''}: {', '.join(ROBOTS)}"
+
+
+def _checkpoints() -> str | None:
+    root = Path(policies.__file__).parent / "checkpoints"
+    names = sorted(path.parent.name for path in root.glob("**/config.json"))
+    return ", ".join(names) or None
+
+
+def _gpu() -> str | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    answer = subprocess.run(
+        [tool, "--query-gpu=name", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    names = answer.stdout.split("\n")[0].strip()
+    return names if answer.returncode == 0 and names else None
+
+
+def _opencv() -> str | None:
+    for name in ("opencv-contrib-python-headless", "opencv-contrib-python", "opencv-python"):
+        if version := _version(name):
+            return version
+    return None
+
+
+def _launch() -> str | None:
+    """The ROS package ``launch_ros``; PyPI's ``launch`` is an unrelated program."""
+    return "found" if importlib.util.find_spec("launch_ros") else None

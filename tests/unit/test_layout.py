@@ -1,0 +1,305 @@
+"""The repository fits together: packages, launch files, constraints, house rules, documents."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import runpy
+import shlex
+import sys
+import types
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import setuptools
+
+from sim2real import cli
+
+REPO = Path(__file__).resolve().parents[2]
+WORKSPACE = REPO / "ros2_ws" / "src"
+ROS_PACKAGES = sorted(path.parent.name for path in WORKSPACE.glob("*/package.xml"))
+LAUNCH_FILES = sorted(path.name for path in (REPO / "launch").glob("*.launch.py"))
+DOCUMENTS = sorted([*REPO.glob("*.md"), *REPO.glob("docs/**/*.md")])
+SOURCES = sorted(
+    path
+    for folder in ("policies", "sim2real", "calibration", "ros2_ws/src", "launch")
+    for path in (REPO / folder).rglob("*.py")
+    if "build" not in path.parts
+)
+
+
+@pytest.fixture
+def read_setup(monkeypatch):
+    """Keyword arguments that a setup.py gives to setuptools, without building anything."""
+
+    def read(folder: Path) -> dict:
+        seen: dict = {}
+        monkeypatch.setattr(setuptools, "setup", lambda **kwargs: seen.update(kwargs))
+        monkeypatch.chdir(folder)
+        runpy.run_path(str(folder / "setup.py"))
+        return seen
+
+    return read
+
+
+def declared_parameters(package: str, module: str) -> set[str]:
+    """First string arguments of ``declare_parameter`` and of the node's ``value`` short-hand."""
+    tree = ast.parse((WORKSPACE / package / package / f"{module}.py").read_text())
+    return {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None))
+        in ("declare_parameter", "value")
+    }
+
+
+# ---- ROS packages ------------------------------------------------------------------------------
+
+
+def test_the_distribution_carries_every_ros_package(read_setup):
+    seen = read_setup(REPO)
+    assert {name for name in seen["packages"] if name.startswith("realign_")} == set(ROS_PACKAGES)
+    assert {"policies", "policies.runtime", "sim2real.sim", "calibration"} <= set(seen["packages"])
+    for name, folder in seen["package_dir"].items():
+        assert (REPO / folder / "__init__.py").is_file(), name
+    (_, launch_files), *_ = seen["data_files"]
+    assert sorted(Path(path).name for path in launch_files) == LAUNCH_FILES
+
+
+@pytest.mark.parametrize("package", ROS_PACKAGES)
+def test_ros_package_is_complete(package, read_setup):
+    folder = WORKSPACE / package
+    root = ElementTree.parse(folder / "package.xml").getroot()
+    seen = read_setup(folder)
+    assert root.get("format") == "3"
+    assert root.findtext("name") == seen["name"] == package
+    assert root.findtext("version") == seen["version"]
+    assert root.findtext("export/build_type") == "ament_python"
+    for _, sources in seen["data_files"]:
+        assert sources, "a glob that finds nothing"
+        assert all((folder / source).is_file() for source in sources)
+    for script in seen.get("entry_points", {}).get("console_scripts", []):
+        module = script.partition("=")[2].partition(":")[0].strip().partition(".")[2]
+        tree = ast.parse((folder / package / f"{module}.py").read_text())
+        assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("package", ROS_PACKAGES)
+def test_package_xml_declares_what_the_nodes_import(package):
+    root = ElementTree.parse(WORKSPACE / package / "package.xml").getroot()
+    declared = {element.text for element in root.findall("exec_depend")}
+    imported = {
+        (node.module or "").partition(".")[0]
+        if isinstance(node, ast.ImportFrom)
+        else node.names[0].name.partition(".")[0]
+        for path in (WORKSPACE / package / package).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    ros = {name for name in imported if name == "rclpy" or name.endswith(("_msgs", "_srvs"))}
+    assert ros - {"builtin_interfaces"} <= declared
+
+
+def test_dds_profile_is_the_default_of_every_participant():
+    root = ElementTree.parse(WORKSPACE / "realign_bringup/realign_bringup/fastdds.xml").getroot()
+    dds = {"dds": "http://www.eprosima.com"}
+    participant = root.find(".//dds:participant", dds)
+    assert participant.get("is_default_profile") == "true"
+    used = {e.text for e in participant.findall(".//dds:userTransports/dds:transport_id", dds)}
+    defined = root.findall(".//dds:transport_descriptor/dds:transport_id", dds)
+    assert used == {element.text for element in defined}
+
+
+# ---- launch files ------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands for any launch action, and remembers what it was given."""
+
+    def __init__(self, *args, **kwargs):
+        self.args, self.kwargs = args, kwargs
+
+
+@pytest.fixture
+def fake_launch(monkeypatch):
+    """Modules ``launch`` and ``launch_ros`` as far as our files use them (they need an apt ROS)."""
+    actions = ("DeclareLaunchArgument", "RegisterEventHandler", "SetEnvironmentVariable")
+    content = {
+        "launch": ("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"),
+        "launch.actions": (*actions, "OpaqueFunction", "Shutdown"),
+        "launch.event_handlers": ("OnProcessExit",),
+        "launch.substitutions": ("EnvironmentVariable",),
+        "launch_ros": (),
+        "launch_ros.actions": ("LifecycleNode", "Node"),
+    }
+    for module, names in content.items():
+        fake = types.ModuleType(module)
+        for name in names:
+            setattr(fake, name, type(name, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, module, fake)
+    bringup = types.ModuleType("realign_bringup")
+    bringup.__file__ = str(WORKSPACE / "realign_bringup/realign_bringup/__init__.py")
+    monkeypatch.setitem(sys.modules, "realign_bringup", bringup)
+
+
+def evaluate(name: str, **given: str) -> tuple[list, list]:
+    """Entities of a launch file, and what its function makes of the arguments."""
+    spec = importlib.util.spec_from_file_location(name.replace(".", "_"), REPO / "launch" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (entities,) = module.generate_launch_description().args
+    arguments = {
+        entity.args[0]: entity.kwargs["default_value"]
+        for entity in entities
+        if type(entity).__name__ == "DeclareLaunchArgument"
+    }
+    assert set(given) <= set(arguments)
+    context = types.SimpleNamespace(launch_configurations={**arguments, **given})
+    (opaque,) = [entity for entity in entities if type(entity).__name__ == "OpaqueFunction"]
+    made = opaque.kwargs["function"](context)
+    return entities, [entity for entity in made if type(entity).__name__.endswith("Node")]
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    (tmp_path / "config.json").write_text('{"rate_hz": 50.0}')
+    return str(tmp_path)
+
+
+@pytest.mark.usefixtures("fake_launch")
+@pytest.mark.parametrize("name", LAUNCH_FILES)
+def test_launch_file_gives_nodes_parameters_that_they_have(name, checkpoint, read_setup):
+    given = {"robot": "g1", "policy": checkpoint}
+    if name == "sim.launch.py":
+        given["record"] = "bag"
+    _, nodes = evaluate(name, **given)
+    assert nodes
+    for node in nodes:
+        package, executable = node.kwargs["package"], node.kwargs["executable"]
+        scripts = read_setup(WORKSPACE / package)["entry_points"]["console_scripts"]
+        assert f"{executable} = {package}.{executable}:main" in scripts
+        parameters = {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
+        assert set(parameters) <= declared_parameters(package, executable)
+
+
+@pytest.mark.usefixtures("fake_launch")
+def test_sim_launch_types_and_options(checkpoint):
+    options = {"lockstep": "true", "seed": "7", "duration_s": "3", "record": "bag"}
+    entities, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint, **options)
+    by_name = {node.kwargs["executable"]: node for node in nodes}
+    assert set(by_name) == {"driver_node", "guard_node", "policy_node", "recorder_node"}
+    parameters = {
+        name: {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
+        for name, node in by_name.items()
+    }
+    assert parameters["driver_node"]["duration_s"] == 3.0
+    assert isinstance(parameters["driver_node"]["duration_s"], float)
+    assert parameters["driver_node"]["wait_for"] == "guard,policy,recorder"
+    assert parameters["policy_node"]["seed"] == 7
+    assert parameters["guard_node"]["lockstep"] is True
+    assert parameters["guard_node"]["policy_rate_hz"] == 50.0
+    assert Path(parameters["recorder_node"]["out"]).is_absolute()
+    environment = [e for e in entities if type(e).__name__ == "SetEnvironmentVariable"]
+    profile = environment[0].args[1].kwargs["default_value"]
+    assert Path(profile).is_file()
+    _, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint)
+    assert len(nodes) == 3
+
+
+@pytest.mark.usefixtures("fake_launch")
+def test_robot_launch_moves_nothing_by_itself(checkpoint):
+    _, (guard, policy) = evaluate(
+        "robot.launch.py", robot="panda", policy=checkpoint, joint_states="/franka/joint_states"
+    )
+    assert guard.kwargs["parameters"][0]["auto_arm"] is False
+    assert policy.kwargs["parameters"][0]["autostart"] is False
+    assert guard.kwargs["remappings"] == [("joint_states", "/franka/joint_states")]
+
+
+# ---- requirements ------------------------------------------------------------------------------
+
+
+def test_every_requirement_has_a_tested_version(read_setup):
+    seen = read_setup(REPO)
+    name = re.compile(r"[A-Za-z0-9._-]+")
+    wanted = [*seen["install_requires"], *(r for e in seen["extras_require"].values() for r in e)]
+    constraints = (REPO / "constraints.txt").read_text().splitlines()
+    pinned = {name.match(row).group().lower() for row in constraints if row[:1] != "#"}
+    assert {name.match(requirement).group().lower() for requirement in wanted} <= pinned
+    assert all("==" in row for row in constraints if row[:1] != "#")
+    assert "torch==2.13.0" in constraints
+
+
+# ---- house rules -------------------------------------------------------------------------------
+
+
+def test_folders_that_must_not_be_packages():
+    assert not list((REPO / "launch").rglob("__init__.py"))
+    assert not list((REPO / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
+def test_no_unsafe_loader_or_wall_clock(path):
+    """Refused: pickle, eval, exec, torch.load without weights_only, yaml.load, time.time."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not {alias.name for alias in node.names} & {"pickle", "dill", "marshal"}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module not in ("pickle", "dill", "marshal")
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert called not in ("eval", "exec", "time.time", "yaml.load", "yaml.unsafe_load")
+            if called == "torch.load":
+                assert keywords.get("weights_only") == "True"
+            assert keywords.get("allow_pickle", "False") == "False"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
+def test_modules_and_functions_stay_readable(path):
+    """At most 400 lines a module, and 60 a function below its docstring."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            assert not body or node.end_lineno - body[0].lineno < 60, node.name
+
+
+# ---- documents ---------------------------------------------------------------------------------
+
+
+def commands_of(document: Path) -> list[str]:
+    """Lines of its shell blocks that call ``realign``, with continuation lines joined."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", document.read_text(), flags=re.DOTALL)
+    lines = [row.strip() for block in blocks for row in block.replace("\\\n", " ").splitlines()]
+    return [row for row in lines if row.startswith("realign ")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_documents_name_commands_and_options_that_exist(document, capsys):
+    for line in commands_of(document):
+        words = shlex.split(line, comments=True)[1:]
+        if words[0].startswith("--"):
+            continue
+        paths = [path for path in cli.COMMANDS if tuple(words[: len(path)]) == path]
+        assert paths, f"no such command: {line}"
+        assert cli.main([*paths[0], "--help"]) == 0
+        usage = capsys.readouterr().out
+        for option in (word for word in words if word.startswith("--")):
+            assert option.partition("=")[0] in usage, f"no {option} in: {line}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_documents_link_to_files_that_exist(document):
+    for target in re.findall(
+        r"\]\(([^)#]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", document.read_text()
+    ):
+        path = target[0] or target[1]
+        if "://" not in path:
+            assert (document.parent / path).exists(), path
