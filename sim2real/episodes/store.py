@@ -122,23 +122,40 @@ def load_episodes(directory: Path, robot: RobotSpec | None = None) -> list[Episo
             )
     _require_robot(directory, manifest, robot)
     table = _read_table(directory / DATA)
-    listing = _read_table(directory / EPISODES).to_pylist()
     joints = manifest["joint_names"]
     arrays = _columns(directory, table, manifest["features"], len(joints))
-    episodes = []
-    for row in listing:
-        span = slice(row["dataset_from_index"], row["dataset_to_index"])
-        episodes.append(
+    try:
+        return [
             Episode(
                 robot=manifest["robot"],
                 robot_fingerprint=manifest["robot_fingerprint"],
                 rate_hz=float(manifest["rate_hz"]),
-                task=row["tasks"][0],
-                source=json.loads(row["realign/source"]),
+                task=task,
+                source=source,
                 **{name: values[span].copy() for name, values in arrays.items()},
             )
-        )
-    return episodes
+            for span, task, source in _episode_rows(directory, table.num_rows)
+        ]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"episodes {directory}: expected a list of episodes that fits the data, but it does "
+            f"not ({error}); build the episodes again"
+        ) from None
+
+
+def _episode_rows(directory: Path, frames: int) -> list[tuple[slice, str, dict[str, str]]]:
+    """Rows of the data, task and source of each episode."""
+    rows = []
+    end = 0
+    for row in _read_table(directory / EPISODES).to_pylist():
+        begin, end = row["dataset_from_index"], row["dataset_to_index"]
+        if not 0 <= begin < end <= frames:
+            raise ValueError(f"an episode from row {begin} to {end} of {frames}")
+        source = json.loads(row["realign/source"])
+        rows.append((slice(begin, end), str(row["tasks"][0]), dict(source)))
+    return rows
 
 
 def _require_free(out_dir: Path, overwrite: bool) -> None:
@@ -230,7 +247,7 @@ def _load_manifest(directory: Path) -> dict[str, Any]:
         missing = [key for key in keys if key not in manifest]
         if manifest.get("format") != FORMAT or missing:
             raise ValueError(f"format {manifest.get('format')}, missing {missing}")
-        if not {DATA, EPISODES} <= set(manifest["sha256"]):
+        if not {DATA, EPISODES} <= dict(manifest["sha256"]).keys():
             raise ValueError("no SHA-256 sums of the data")
         known = {**REQUIRED, **ACTION, **OPTIONAL}
         features = manifest["features"]
