@@ -13,6 +13,8 @@ from sim2real.episodes.align import SLACK_NS, Int
 from sim2real.episodes.streams import Base, Commands, States
 
 Index = NDArray[np.intp]
+_RESET_MESSAGES = 100  # how far messages stray across a clock reset in the bag
+_STRAY_NS = 100_000_000  # and how wrong their stamps must look before that is believed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +92,28 @@ def find_windows(
 def _assign(states: States, epoch: NDArray[np.int64], stamp_ns: Int, sequence: Int) -> Index:
     """Epoch of each message of another topic.
 
-    Of the state samples just before and just after it in the bag, the one with the nearer stamp
-    decides: around a clock reset, messages of both sides are interleaved.
+    Around a clock reset, messages of both sides are interleaved. Of the state samples just before
+    and just after a message in the bag, the one with the nearer stamp decides; where neither is
+    near and a reset is, the state on the other side of the reset may.
     """
     after = np.searchsorted(states.sequence, sequence)
     right = np.clip(after, 0, len(epoch) - 1)
     left = np.clip(after - 1, 0, len(epoch) - 1)
-    to_left = np.abs(stamp_ns - states.stamp_ns[left])
-    nearer_left = to_left <= np.abs(stamp_ns - states.stamp_ns[right])
-    return np.asarray(np.where(nearer_left, epoch[left], epoch[right]), dtype=np.intp)
+    best, distance = left, np.abs(stamp_ns - states.stamp_ns[left])
+    resets = np.flatnonzero(np.diff(epoch)) + 1  # first states after each reset
+    others = [(right, np.zeros(len(sequence)))]
+    for edge in (resets, resets - 1):
+        if len(edge):
+            nearest = np.searchsorted(states.sequence[edge], sequence)
+            for k in (nearest - 1, nearest):
+                other = edge[np.clip(k, 0, len(edge) - 1)]
+                far = np.abs(states.sequence[other] - sequence) > _RESET_MESSAGES
+                others.append((other, np.where(far, np.inf, _STRAY_NS)))
+    for other, handicap in others:
+        candidate = np.abs(stamp_ns - states.stamp_ns[other]) + handicap
+        best = np.where(candidate < distance, other, best)
+        distance = np.minimum(candidate, distance)
+    return np.asarray(epoch[best], dtype=np.intp)
 
 
 def _by_stamp(index: Index, stamp_ns: Int) -> Index:

