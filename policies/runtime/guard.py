@@ -148,8 +148,12 @@ class Guard:
             qvel_rad_s: joint velocities in canonical order, rad/s.
         """
         if not (np.isfinite(qpos_rad).all() and np.isfinite(qvel_rad_s).all()):
-            if self.state in (State.ACTIVE, State.READY):
+            self._state_stamp_ns, self._state_ns = stamp_ns, now_ns  # time goes on
+            if self.state is State.ACTIVE:
                 self._go(State.HOLD, Reason.STATE_NON_FINITE, now_ns)
+            elif self.state is State.READY:
+                self._go(State.INACTIVE, Reason.STATE_NON_FINITE, now_ns)
+            self._qpos = None
             return
         if self._state_ns is not None:
             jump_s = (stamp_ns - self.stamp_now(now_ns)) / NS
