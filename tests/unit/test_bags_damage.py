@@ -198,3 +198,17 @@ def test_chunk_checks(tmp_path: Path) -> None:
         path = chunk_file(tmp_path / name, good, claimed=9, compression=compression, crc=checksum)
         with pytest.raises(DamageError, match=match):
             list(McapStream(path=path).messages())
+
+
+def test_a_tiny_bag_cut_at_every_byte(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag", provenance={"a": "b"}) as writer:
+        writer.add_topic("/n", "std_msgs/msg/Int32")
+        writer.write("/n", b"\x00\x01\x00\x00\x05\x00\x00\x00", 1)
+    data = file_of(tmp_path / "bag").read_bytes()
+    (end,) = chunk_ends(file_of(tmp_path / "bag"))
+    cut_file = tmp_path / "cut.mcap"
+    for cut in range(len(data)):
+        cut_file.write_bytes(data[:cut])
+        with pytest.raises(InputError, match="salvage"):
+            read_bag(cut_file)
+        assert read_bag(cut_file, allow_damage=True).info.message_count == (cut >= end)
