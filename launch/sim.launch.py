@@ -7,6 +7,7 @@ The graph is that of ``realign run --driver mujoco``; it ends when the driver ha
 
 import json
 from pathlib import Path
+from typing import Any
 
 import realign_bringup
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -29,7 +30,7 @@ ARGUMENTS = (
     ("lockstep", "false", "true: the simulator waits for each command"),
     ("seed", "0", "seed of start pose, goals and policy"),
     ("duration_s", "0.0", "length, s; 0 for the policy's motion, or all goals"),
-    ("goals", "0", "number of goals for a goal-conditioned policy"),
+    ("goals", "5", "number of goals, for a policy that has no motion of its own"),
     ("goal_period_s", "4.0", "time for each goal, s"),
     ("record", "", "bag directory to write; empty for none"),
 )
@@ -39,7 +40,8 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = context.launch_configurations
     robot, checkpoint, record = given["robot"], Path(given["policy"]).absolute(), given["record"]
     lockstep, seed = given["lockstep"].lower() == "true", int(given["seed"])
-    rate_hz = float(json.loads((checkpoint / "config.json").read_text())["rate_hz"])
+    config = json.loads((checkpoint / "config.json").read_text())
+    rate_hz, endless = float(config["rate_hz"]), config["duration_s"] is None
     common = {"robot": robot, "lockstep": lockstep}
     listeners = ["guard", "policy", *(["recorder"] if record else [])]
     driver = Node(
@@ -54,7 +56,7 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 "gap": given["gap"],
                 "faults": given["faults"],
                 "duration_s": float(given["duration_s"]),
-                "goals": int(given["goals"]),
+                "goals": int(given["goals"]) if endless else 0,
                 "goal_period_s": float(given["goal_period_s"]),
                 "wait_for": ",".join(listeners),
             },
@@ -76,23 +78,34 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     )
     nodes = [guard, policy, driver]
     if record:
-        provenance = {key: given[key] for key in ("robot", "policy", "seed", "lockstep", "gap")}
-        nodes.append(
-            Node(
-                package="realign_recorder",
-                executable="recorder_node",
-                output="screen",
-                parameters=[
-                    {
-                        "out": str(Path(record).absolute()),
-                        "provenance": json.dumps(provenance),
-                        "wait_for": "joint_states,action_chunk,joint_command,episode",
-                    }
-                ],
-            )
-        )
+        nodes.append(_recorder(Path(record).absolute(), given, config))
     finished = OnProcessExit(target_action=driver, on_exit=[Shutdown(reason="driver finished")])
     return [RegisterEventHandler(finished), *nodes]
+
+
+def _recorder(out: Path, given: dict[str, str], config: dict[str, Any]) -> Node:
+    """The recorder, told what runs; a hidden gap is what a delta model must find and stays hidden."""
+    provenance = {
+        "robot": given["robot"],
+        "robot_fingerprint": config["robot_fingerprint"],
+        "policy": config["name"],
+        "driver": "mujoco",
+        "lockstep": given["lockstep"].lower(),
+        "seed": given["seed"],
+        "gap": given["gap"].partition(":")[0],
+    }
+    return Node(
+        package="realign_recorder",
+        executable="recorder_node",
+        output="screen",
+        parameters=[
+            {
+                "out": str(out),
+                "provenance": json.dumps(provenance),
+                "wait_for": "joint_states,action_chunk,joint_command,episode",
+            }
+        ],
+    )
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -167,7 +168,8 @@ def evaluate(name: str, **given: str) -> tuple[list, list]:
 
 @pytest.fixture
 def checkpoint(tmp_path) -> str:
-    (tmp_path / "config.json").write_text('{"rate_hz": 50.0}')
+    config = {"name": "p", "robot_fingerprint": "0", "rate_hz": 50.0, "duration_s": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     return str(tmp_path)
 
 
@@ -190,6 +192,7 @@ def test_launch_file_gives_nodes_parameters_that_they_have(name, checkpoint, rea
 @pytest.mark.usefixtures("fake_launch")
 def test_sim_launch_types_and_options(checkpoint):
     options = {"lockstep": "true", "seed": "7", "duration_s": "3", "record": "bag"}
+    options["gap"] = "hidden:7"
     entities, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint, **options)
     by_name = {node.kwargs["executable"]: node for node in nodes}
     assert set(by_name) == {"driver_node", "guard_node", "policy_node", "recorder_node"}
@@ -204,6 +207,7 @@ def test_sim_launch_types_and_options(checkpoint):
     assert parameters["guard_node"]["lockstep"] is True
     assert parameters["guard_node"]["policy_rate_hz"] == 50.0
     assert Path(parameters["recorder_node"]["out"]).is_absolute()
+    assert json.loads(parameters["recorder_node"]["provenance"])["gap"] == "hidden"
     environment = [e for e in entities if type(e).__name__ == "SetEnvironmentVariable"]
     profile = environment[0].args[1].kwargs["default_value"]
     assert Path(profile).is_file()
