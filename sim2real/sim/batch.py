@@ -19,7 +19,7 @@ class BatchStepper:
 
     Args:
         robot: the robot.
-        gap: dynamics gap; its delay is ignored here (pass delayed set-points instead).
+        gap: dynamics gap, None for nominal.
         rate_hz: control rate, default ``robot.control_rate_hz``.
         threads: worker threads, default the number of cores.
     """
@@ -35,7 +35,9 @@ class BatchStepper:
         self.robot = robot
         self.model = build_model(robot, gap)
         self.layout = Layout(robot, self.model)
-        self.decimation = decimation(robot, rate_hz or robot.control_rate_hz)
+        self.rate_hz = rate_hz or robot.control_rate_hz
+        self.decimation = decimation(robot, self.rate_hz)
+        self.delay_steps = round(gap.delay_s / robot.physics_dt_s) if gap else 0
         threads = threads or len(os.sched_getaffinity(0))
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
         self._rollout = rollout.Rollout(nthread=threads)
@@ -57,12 +59,21 @@ class BatchStepper:
         """Stop the worker threads."""
         self._rollout.close()
 
-    def step(self, state: SimState, targets_rad: Float) -> SimState:
+    @property
+    def delay_ticks(self) -> int:
+        """Set-points before the present one that can still be on their way to the motors."""
+        return -(-self.delay_steps // self.decimation)
+
+    def step(
+        self, state: SimState, targets_rad: Float, previous_rad: Float | None = None
+    ) -> SimState:
         """Advance by ``ticks`` control ticks.
 
         Args:
             state: B states, arrays (B, ...).
             targets_rad: set-points held over each tick, (B, ticks, n).
+            previous_rad: set-points of the ticks before, newest last, (B, k, n): what is still in
+                the actuator delay of a gap. Default: the joint positions.
 
         Returns:
             The states after each tick, arrays (B, ticks, ...).
@@ -78,8 +89,20 @@ class BatchStepper:
             control[:, :, self.layout.fingers] = self.robot.gripper.max_width_m / 2.0  # type: ignore[union-attr]
         control[:, :, self.layout.ctrl] = targets_rad
         control = np.repeat(control, self.decimation, axis=1)
+        if self.delay_steps:
+            control[:, :, self.layout.ctrl] = self._delayed(state, targets_rad, previous_rad)
         states, _sensors = self._rollout.rollout(model, self._data, start, control)
         ends = states[:, self.decimation - 1 :: self.decimation]
         qpos = ends[..., 1 : 1 + model.nq]
         qvel = ends[..., 1 + model.nq : 1 + model.nq + model.nv]
         return self.layout.read(qpos, qvel)
+
+    def _delayed(self, state: SimState, targets_rad: Float, previous_rad: Float | None) -> Float:
+        """Set-points at the physics rate as they reach the motors, (B, physics steps, n)."""
+        if previous_rad is None or previous_rad.shape[1] == 0:
+            previous_rad = state.qpos_rad[:, None]
+        have = np.arange(-self.delay_ticks, 0)
+        before = previous_rad[:, np.maximum(have, -previous_rad.shape[1])]
+        steps = np.repeat(np.concatenate([before, targets_rad], axis=1), self.decimation, axis=1)
+        start = len(have) * self.decimation - self.delay_steps
+        return steps[:, start : start + targets_rad.shape[1] * self.decimation]

@@ -19,8 +19,11 @@ from policies.errors import InputError
 from policies.interface import RobotSpec
 from sim2real.sim.gaps import Gap
 
+# A finger weighs 15 g; without the inertia of its motor and gear the stiff loop would be unstable
+# at the physics rate and shake the arm.
 _FINGER_KP_N_M = 2000.0
-_FINGER_KD_N_S_M = 100.0
+_FINGER_KD_N_S_M = 60.0
+_FINGER_ARMATURE_KG = 0.5
 
 
 @cache
@@ -86,6 +89,7 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
     _add_joints(spec, robot, gap)
     if robot.gripper:
         for name in robot.gripper.finger_joints:
+            spec.joint(name).armature = _FINGER_ARMATURE_KG
             _pd_actuator(spec, name, _FINGER_KP_N_M, _FINGER_KD_N_S_M, robot.gripper.max_force_n)
     for body_name, mass in gap.payload_kg.items():
         body = spec.body(body_name)

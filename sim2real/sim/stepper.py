@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -32,6 +34,21 @@ class SimState:
     base_quat_wxyz: Float | None = None
     base_lin_vel_m_s: Float | None = None
     base_ang_vel_rad_s: Float | None = None
+
+    def map(self, change: Callable[[Float], Float]) -> SimState:
+        """The state with ``change`` applied to each array that it has (index, repeat, ...)."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return SimState(**{k: None if v is None else change(v) for k, v in arrays.items()})
+
+
+def stack(states: Sequence[SimState]) -> SimState:
+    """States of B robots at successive instants, arrays (B, ...) -> one of arrays (B, T, ...)."""
+    arrays: dict[str, Any] = {
+        f.name: np.stack([getattr(s, f.name) for s in states], axis=1)
+        for f in fields(SimState)
+        if getattr(states[0], f.name) is not None
+    }
+    return SimState(**arrays)
 
 
 class Layout:

@@ -1,0 +1,283 @@
+"""The delta-action model: an ensemble of small networks in NumPy, and its files.
+
+Each member is a linear map plus a SiLU network on standardised features. The linear part carries
+what most gaps are (weak motors, gravity, viscous friction are linear in position error, position
+and velocity) and extrapolates sanely; the network adds friction, delay and contact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from policies.errors import InputError
+from policies.interface import Float, RobotSpec, reorder_index
+from sim2real.delta.features import feature_count, features
+from sim2real.replay.open_loop import History
+from sim2real.sim.stepper import SimState
+
+FORMAT = "realign-delta-1"
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_SMALLEST_SCALE = 1e-6
+
+
+def joint_indices(robot: RobotSpec, joints: tuple[str, ...]) -> list[int]:
+    """Indices of joints by name; ``_joint`` at the end may be left out, no name means all.
+
+    Raises:
+        InputError: unknown or repeated name.
+    """
+    have = robot.joint_names
+    full = tuple(name if name in have else f"{name}_joint" for name in joints) or have
+    unknown = [given for given, name in zip(joints, full, strict=False) if name not in have]
+    if unknown:
+        raise InputError(
+            f"expected joints of {robot.name} out of {[n.removesuffix('_joint') for n in have]}, "
+            f"got {unknown}; correct the names"
+        )
+    if len(set(full)) != len(full):
+        raise InputError(f"expected each joint once, got {list(joints)}; remove the repetition")
+    return [int(i) for i in reorder_index(have, full, robot.name)]
+
+
+def weight_shapes(
+    inputs: int, hidden: tuple[int, ...], outputs: int, members: int
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's arrays.
+
+    Returns:
+        ``shift`` and ``scale`` of the features, ``unit`` of the outputs in rad, the linear map
+        ``skip``, and for each layer ``w<i>`` (members, in, out) and ``b<i>`` (members, out).
+    """
+    sizes = (inputs, *hidden, outputs)
+    shapes: dict[str, tuple[int, ...]] = {
+        "shift": (inputs,),
+        "scale": (inputs,),
+        "unit": (outputs,),
+        "skip": (members, inputs, outputs),
+    }
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        shapes[f"w{i}"] = (members, a, b)
+        shapes[f"b{i}"] = (members, b)
+    return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaModel:
+    """Delta on the set-point from state, set-point and history; a function without state.
+
+    Attributes:
+        robot: the robot.
+        rate_hz: control rate of the data it was trained on, Hz.
+        joints: joints that get a delta, in the order of the outputs.
+        history: ticks of history in the features.
+        hidden: widths of the hidden layers.
+        members: networks in the ensemble.
+        limit_rad: bound on the delta, rad.
+        weights: arrays of :func:`weight_shapes`, float64.
+        training: facts about the training, for the file.
+    """
+
+    robot: RobotSpec
+    rate_hz: float
+    joints: tuple[str, ...]
+    history: int
+    hidden: tuple[int, ...]
+    members: int
+    limit_rad: float
+    weights: Mapping[str, Float] = field(repr=False)
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def each(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
+        """Deltas of each member, (members, B, n), rad; zero for joints that have none."""
+        w = self.weights
+        x = (features(self.robot, state, setpoint_rad, history) - w["shift"]) / w["scale"]
+        linear = x @ w["skip"]
+        hidden = np.broadcast_to(x, (self.members, *x.shape))
+        layers = len(self.hidden)
+        for i in range(layers + 1):
+            hidden = hidden @ w[f"w{i}"] + w[f"b{i}"][:, None]
+            if i < layers:  # SiLU; tanh cannot overflow as exp can
+                hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))
+        out = np.zeros((self.members, len(x), self.robot.n))
+        out[..., joint_indices(self.robot, self.joints)] = (linear + hidden) * w["unit"]
+        return np.clip(out, -self.limit_rad, self.limit_rad)
+
+    def __call__(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
+        """Mean delta of the ensemble.
+
+        Args:
+            state: states, arrays (B, ...).
+            setpoint_rad: commanded set-points without delta, (B, n), rad.
+            history: the ticks before, (B, H, n).
+
+        Returns:
+            Delta on the set-point, (B, n), rad, within ``limit_rad``.
+        """
+        return self.each(state, setpoint_rad, history).mean(axis=0)
+
+    def save(self, out: Path, *, overwrite: bool = False) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into the folder ``out``.
+
+        Raises:
+            InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
+        """
+        check_output(out, overwrite=overwrite)
+        if out.exists():
+            shutil.rmtree(out)
+        out.mkdir(parents=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in self.weights.items()}, out / _WEIGHTS)
+        config = {
+            "format": FORMAT,
+            "robot": self.robot.name,
+            "robot_fingerprint": self.robot.fingerprint,
+            "rate_hz": self.rate_hz,
+            "joints": list(self.joints),
+            "history": self.history,
+            "hidden": list(self.hidden),
+            "members": self.members,
+            "limit_rad": self.limit_rad,
+            "sha256": _hash(out / _WEIGHTS),
+            "training": dict(self.training),
+        }
+        (out / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write a model over something else; to be called before the work begins.
+
+    Raises:
+        InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
+    """
+    if out.exists() and not overwrite:
+        raise InputError(f"expected a new folder, {out} exists; choose another or use --overwrite")
+    if (
+        out.exists()
+        and any(out.iterdir() if out.is_dir() else [out])
+        and not (out / _CONFIG).is_file()
+    ):
+        raise InputError(
+            f"expected {out} to be a delta model or not to exist, it holds other things; "
+            "choose another folder"
+        )
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
+    """Read a model that :meth:`DeltaModel.save` wrote.
+
+    Args:
+        path: its folder.
+        robot: the robot that it is going to be used with.
+
+    Raises:
+        InputError: missing or damaged files, another robot or other gains, arrays of wrong shape
+            or with values that are not finite.
+    """
+    config = _read_config(path)
+    if config["robot"] != robot.name or config["robot_fingerprint"] != robot.fingerprint:
+        raise InputError(
+            f"{path}: expected a delta model for {robot.name} ({robot.fingerprint}), got one for "
+            f"{config['robot']} ({config['robot_fingerprint']}); train one for this "
+            "robot's joints and gains"
+        )
+    weights_file = path / _WEIGHTS
+    if not weights_file.is_file():
+        raise InputError(f"{path}: expected {_WEIGHTS} in it, it is missing; copy the whole folder")
+    if _hash(weights_file) != config["sha256"]:
+        raise InputError(
+            f"{path}: {_WEIGHTS} is not the file that {_CONFIG} names (sha256 differs); "
+            "copy the folder again"
+        )
+    try:
+        weights = load_file(weights_file)
+    except SafetensorError as error:
+        raise InputError(
+            f"{weights_file}: not a safetensors file ({error}); copy it again"
+        ) from None
+    joint_indices(robot, tuple(config["joints"]))
+    model = DeltaModel(
+        robot=robot,
+        rate_hz=float(config["rate_hz"]),
+        joints=tuple(config["joints"]),
+        history=int(config["history"]),
+        hidden=tuple(config["hidden"]),
+        members=int(config["members"]),
+        limit_rad=float(config["limit_rad"]),
+        weights={k: v.astype(np.float64) for k, v in weights.items()},
+        training=config.get("training", {}),
+    )
+    _check_weights(path, model)
+    return model
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / _CONFIG
+    if not file.is_file():
+        raise InputError(
+            f"expected a delta model (a folder with {_CONFIG}), got {path}; "
+            "make one with `realign delta train`"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error}); copy the model again") from None
+    types: dict[str, type | tuple[type, ...]] = {
+        "robot": str,
+        "robot_fingerprint": str,
+        "rate_hz": (int, float),
+        "joints": list,
+        "history": int,
+        "hidden": list,
+        "members": int,
+        "limit_rad": (int, float),
+        "sha256": str,
+    }
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{file}: expected a delta model of format {FORMAT}, got something else")
+    wrong = [name for name, kind in types.items() if not isinstance(config.get(name), kind)]
+    if not wrong:
+        lists = {
+            "joints": bool(config["joints"]) and all(isinstance(x, str) for x in config["joints"]),
+            "hidden": all(isinstance(x, int) and 0 < x <= 4096 for x in config["hidden"]),
+            "members": 0 < config["members"] <= 100,
+            "history": 0 <= config["history"] <= 1000,
+            "rate_hz": config["rate_hz"] > 0,
+            "limit_rad": config["limit_rad"] > 0,
+        }
+        wrong = [name for name, good in lists.items() if not good]
+    if wrong:
+        raise InputError(f"{file}: {wrong} missing or not valid; train the model again")
+    return config
+
+
+def _check_weights(path: Path, model: DeltaModel) -> None:
+    inputs = feature_count(model.robot, model.history)
+    want = weight_shapes(inputs, model.hidden, len(model.joints), model.members)
+    have = {name: value.shape for name, value in model.weights.items()}
+    if want != have:
+        wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+        raise InputError(
+            f"{path}: arrays {wrong} are missing, unknown or of another shape than {_CONFIG} "
+            "gives; train the model again"
+        )
+    bad = sorted(k for k, v in model.weights.items() if not np.isfinite(v).all())
+    if bad or (model.weights["scale"] < _SMALLEST_SCALE).any():
+        raise InputError(
+            f"{path}: expected finite weights and positive scales, got others in "
+            f"{bad or ['scale']}; train the model again"
+        )

@@ -1,0 +1,260 @@
+"""Open-loop replay: reset the simulator to logged states, play the logged commands, compare.
+
+All windows of all episodes run in lock-step, one control tick per batched call, with and without a
+delta-action model alike: a model that answers zero gives the very same numbers as no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from policies.errors import InputError
+from policies.interface import Float, RobotSpec
+from sim2real.episodes.episode import Episode
+from sim2real.replay.log import Log, Rows
+from sim2real.replay.metrics import Metrics, evaluate, horizon_frames
+from sim2real.sim.batch import BatchStepper
+from sim2real.sim.body_positions import BodyPositions
+from sim2real.sim.gaps import Gap
+from sim2real.sim.stepper import SimState, stack
+
+HORIZONS_S = (0.25, 0.5, 1.0)
+
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """The last H control ticks before the present one, oldest first.
+
+    Attributes:
+        qpos_rad, qvel_rad_s: joint states, (B, H, n).
+        setpoint_rad: set-points as the policy sent them, without delta, (B, H, n), rad.
+    """
+
+    qpos_rad: Float
+    qvel_rad_s: Float
+    setpoint_rad: Float
+
+    @classmethod
+    def of(cls, log: Log, rows: Rows, ticks: int) -> History:
+        """What came before each of ``rows`` in the log."""
+        before = log.before(rows, ticks)
+        return cls(
+            qpos_rad=log.state.qpos_rad[before],
+            qvel_rad_s=log.state.qvel_rad_s[before],
+            setpoint_rad=log.setpoint_rad[before],
+        )
+
+    def pushed(self, state: SimState, setpoint_rad: Float) -> History:
+        """The history one tick later: ``state`` and ``setpoint_rad`` join, the oldest leave."""
+
+        def shift(past: Float, new: Float) -> Float:
+            return np.concatenate([past, new[:, None]], axis=1)[:, 1:]
+
+        return History(
+            qpos_rad=shift(self.qpos_rad, state.qpos_rad),
+            qvel_rad_s=shift(self.qvel_rad_s, state.qvel_rad_s),
+            setpoint_rad=shift(self.setpoint_rad, setpoint_rad),
+        )
+
+
+class DeltaAction(Protocol):
+    """A correction of the set-point from state, set-point and history."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Control rate that it was trained at, Hz."""
+
+    @property
+    def history(self) -> int:
+        """Ticks of history that it needs."""
+
+    def __call__(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
+        """Delta on the set-point, (B, n), rad."""
+
+
+def play(
+    stepper: BatchStepper,
+    log: Log,
+    rows: Rows,
+    ticks: int,
+    *,
+    delta: DeltaAction | Float | None = None,
+    progress: Progress | None = None,
+) -> SimState:
+    """Play ``ticks`` logged set-points from each of ``rows``.
+
+    Args:
+        stepper: simulator at the log's rate.
+        log: episodes.
+        rows: rows where to start, (B,).
+        ticks: control ticks.
+        delta: a model that adds to each set-point, or one delta for each row of the log (N, n).
+        progress: called after each tick.
+
+    Returns:
+        Simulated states, arrays (B, ticks + 1, ...); frame 0 is the logged state.
+    """
+    ahead = log.ahead(rows, ticks)
+    state = log.state.map(lambda x: x[rows])
+    model = None if delta is None or isinstance(delta, np.ndarray) else delta
+    history = History.of(log, rows, model.history) if model else None
+    sent = log.setpoint_rad[log.before(rows, stepper.delay_ticks)]
+    frames = [state]
+    for k in range(ticks):
+        logged = log.setpoint_rad[ahead[:, k]]
+        target = logged
+        if model is not None and history is not None:
+            target = logged + model(state, logged, history)
+            history = history.pushed(state, logged)
+        elif isinstance(delta, np.ndarray):
+            target = logged + delta[ahead[:, k]]
+        state = stepper.step(state, target[:, None], sent).map(lambda x: x[:, 0])
+        sent = np.concatenate([sent, target[:, None]], axis=1)[:, 1:]
+        frames.append(state)
+        if progress:
+            progress((k + 1) / ticks)
+    return stack(frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One window, for plots: joint positions, each (K + 1, n), rad.
+
+    Attributes:
+        logged: as recorded.
+        methods: method name -> as simulated.
+    """
+
+    logged: Float
+    methods: dict[str, Float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayResult:
+    """Errors of open-loop replay.
+
+    Attributes:
+        robot: robot name.
+        joint_names: joints in the order of per-joint errors.
+        episodes: number of episodes.
+        windows: number of windows.
+        rate_hz: control rate, Hz.
+        horizons_s: horizons, s.
+        methods: ``open_loop`` and, with a model, ``delta_action``.
+        trajectories: some windows, spread over the log.
+    """
+
+    robot: str
+    joint_names: tuple[str, ...]
+    episodes: int
+    windows: int
+    rate_hz: float
+    horizons_s: tuple[float, ...]
+    methods: dict[str, Metrics]
+    trajectories: tuple[Trajectory, ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of ``realign replay``, with errors of each joint beside it."""
+        return {
+            "robot": self.robot,
+            "episodes": self.episodes,
+            "windows": self.windows,
+            "rate_hz": self.rate_hz,
+            "horizons_s": list(self.horizons_s),
+            "joint_names": list(self.joint_names),
+            "methods": {name: metrics.to_json() for name, metrics in self.methods.items()},
+        }
+
+
+def replay(
+    episodes: Sequence[Episode],
+    robot: RobotSpec,
+    *,
+    delta: DeltaAction | None = None,
+    horizons_s: Sequence[float] = HORIZONS_S,
+    window_every_s: float = 0.5,
+    gap: Gap | None = None,
+    progress: Progress | None = None,
+) -> ReplayResult:
+    """Replay logged commands open loop and measure how far the simulator drifts.
+
+    Args:
+        episodes: logs of ``robot``, all at one rate.
+        robot: the robot.
+        delta: delta-action model; its errors come as ``delta_action`` beside ``open_loop``.
+        horizons_s: lengths of replay from a reset, s.
+        window_every_s: time between resets, s.
+        gap: dynamics gap of the simulator, None for the nominal robot; errors are always measured
+            on the nominal robot's bodies.
+        progress: called with the share of the work that is done.
+
+    Returns:
+        Errors of each method per horizon; the same input gives the same numbers, bit by bit.
+
+    Raises:
+        InputError: episodes of another robot or rate, damaged, or too short for a horizon; or a
+            model of another rate.
+    """
+    log = Log.of(episodes, robot)
+    frames = horizon_frames(horizons_s, log.rate_hz)
+    if delta is not None and delta.rate_hz != log.rate_hz:
+        raise InputError(
+            f"expected episodes at {delta.rate_hz:g} Hz, the rate of the delta model, got "
+            f"{log.rate_hz:g} Hz; build them at that rate or train a model at this one"
+        )
+    every = max(round(window_every_s * log.rate_hz), 1)
+    rows = log.windows(every, min(frames))
+    longest = int((log.last - log.first).max())
+    if longest < max(frames):
+        raise InputError(
+            f"expected an episode longer than {max(horizons_s):g} s, the longest horizon, got "
+            f"{longest / log.rate_hz:g} s at most; record longer or give shorter horizons"
+        )
+    bodies = BodyPositions(robot)
+    ahead = log.ahead(rows, max(frames))
+    logged_pos = bodies(log.state)[ahead]
+    logged_qpos = log.state.qpos_rad[ahead]
+    runs: dict[str, DeltaAction | None] = {"open_loop": None}
+    if delta is not None:
+        runs["delta_action"] = delta
+    methods, qpos = {}, {}
+    with BatchStepper(robot, gap, rate_hz=log.rate_hz) as stepper:
+        for i, (name, model) in enumerate(runs.items()):
+
+            def part(share: float, done: int = i) -> None:
+                if progress:
+                    progress((done + share) / len(runs))
+
+            states = play(stepper, log, rows, max(frames), delta=model, progress=part)
+            qpos[name] = states.qpos_rad
+            methods[name] = evaluate(
+                bodies(states),
+                logged_pos,
+                states.qpos_rad,
+                logged_qpos,
+                root=bodies.root,
+                ticks=log.left(rows),
+                frames=frames,
+            )
+    whole = np.flatnonzero(log.left(rows) >= max(frames))
+    shown = whole[np.linspace(0, len(whole) - 1, min(len(whole), 3)).round().astype(int)]
+    return ReplayResult(
+        robot=robot.name,
+        joint_names=robot.joint_names,
+        episodes=len(episodes),
+        windows=len(rows),
+        rate_hz=log.rate_hz,
+        horizons_s=tuple(horizons_s),
+        methods=methods,
+        trajectories=tuple(
+            Trajectory(logged=logged_qpos[w], methods={k: v[w] for k, v in qpos.items()})
+            for w in shown
+        ),
+    )
