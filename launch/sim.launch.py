@@ -84,7 +84,7 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _recorder(out: Path, given: dict[str, str], config: dict[str, Any]) -> Node:
-    """The recorder, told what runs; a hidden gap is what a delta model must find and stays hidden."""
+    """The recorder, told what runs; of a hidden gap only that it is hidden."""
     provenance = {
         "robot": given["robot"],
         "robot_fingerprint": config["robot_fingerprint"],

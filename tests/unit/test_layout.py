@@ -307,3 +307,11 @@ def test_documents_link_to_files_that_exist(document):
         path = target[0] or target[1]
         if "://" not in path:
             assert (document.parent / path).exists(), path
+
+
+def test_every_test_that_the_fault_table_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (REPO / "docs/faults.md").read_text()))
+    folders = (REPO / "tests" / name for name in ("faults", "sim_in_the_loop"))
+    text = "\n".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in text} == set()
