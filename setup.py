@@ -66,6 +66,7 @@ setup(
     },
     data_files=[("share/realign_bringup/launch", glob("launch/*.launch.py"))],
     install_requires=[
+        "lz4>=4.3",
         "mcap>=1.2",
         "numpy>=2.0",
         "onnx>=1.16",
