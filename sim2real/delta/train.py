@@ -71,7 +71,7 @@ class DeltaConfig:
     weight_decay: float = 1e-3
     input_noise: float = 0.02
     validation: float = 0.15
-    rounds: int = 1
+    rounds: int = 0
     pull: float = 0.1
     limit_rad: float | None = None
     ridge: float = 0.3

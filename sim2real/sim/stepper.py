@@ -38,7 +38,8 @@ class SimState:
     def map(self, change: Callable[[Float], Float]) -> SimState:
         """The state with ``change`` applied to each array that it has (index, repeat, ...)."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return SimState(**{k: None if v is None else change(v) for k, v in arrays.items()})
+        changed: dict[str, Any] = {k: change(v) for k, v in arrays.items() if v is not None}
+        return SimState(**changed)
 
 
 def stack(states: Sequence[SimState]) -> SimState:

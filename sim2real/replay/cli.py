@@ -1,0 +1,127 @@
+"""``realign replay``: open-loop replay of logged actions."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from policies.errors import InputError
+from policies.robots import get_robot
+from sim2real.delta.model import load_delta
+from sim2real.episodes.store import load_episodes
+from sim2real.replay.open_loop import HORIZONS_S, replay
+from sim2real.replay.report import metric_rows, replay_sections
+from sim2real.report import write_report
+from sim2real.sim.gaps import make_gap
+
+
+def table_text(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A table in aligned columns: the first to the left, the others to the right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+
+
+def check_new(file: Path | None, *, overwrite: bool) -> None:
+    """Refuse to replace a file, before the work begins.
+
+    Raises:
+        InputError: it exists and ``overwrite`` is False.
+    """
+    if file is not None and file.exists() and not overwrite:
+        raise InputError(
+            f"expected a new file, {file} exists; choose another name or give --overwrite"
+        )
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write ``content`` as JSON.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json_module.dumps(content, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"expected a place to write results, but {file} cannot be written "
+            f"({error.strerror}); choose another"
+        ) from None
+
+
+def replay_command(
+    episodes: Path,
+    robot: str,
+    *,
+    delta: Path | None = None,
+    horizons_s: tuple[float, ...] = HORIZONS_S,
+    gap: str = "none",
+    json: Path | None = None,
+    report: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Replay logged actions in the simulator and print how far it drifts from the log.
+
+    Args:
+        episodes: folder of episodes, from `realign episodes build`.
+        robot: robot name.
+        delta: delta-action model; replayed beside plain open loop.
+        horizons_s: lengths of replay from a reset to the logged state, s; resets every 0.5 s.
+        gap: dynamics gap of the simulator.
+        json: file for machine-readable results.
+        report: HTML page to write.
+        overwrite: replace these files if they exist.
+    """
+    spec = get_robot(robot)
+    for file in (json, report):
+        check_new(file, overwrite=overwrite)
+    model = None if delta is None else load_delta(delta, spec)
+    logged = load_episodes(episodes, spec)
+    with tqdm(
+        total=1.0,
+        desc="replay",
+        disable=None,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}",
+    ) as bar:
+        result = replay(
+            logged,
+            spec,
+            delta=model,
+            horizons_s=horizons_s,
+            gap=make_gap(spec, gap),
+            progress=lambda share: _to(bar, share),
+        )
+    content = result.to_json()
+    print(f"{robot}: {result.windows} windows of {result.episodes} episodes, {result.rate_hz:g} Hz")
+    print(table_text(*metric_rows(content)))
+    worst = list(zip(result.joint_names, *_last_per_joint(content), strict=True))
+    print(f"\njoint RMSE over {horizons_s[-1]:g} s, mrad")
+    header = ("joint", *(m.replace("_", " ") for m in result.methods))
+    print(table_text(header, [(str(n), *(f"{1e3 * v:.2f}" for v in vs)) for n, *vs in worst]))
+    if json:
+        write_json(json, content)
+    if report:
+        write_report(
+            report, f"Open-loop replay: {robot}", replay_sections(result), overwrite=overwrite
+        )
+
+
+def _to(bar: tqdm[Any], share: float) -> None:
+    bar.update(share - bar.n)
+
+
+def _last_per_joint(
+    content: dict[str, dict[str, dict[str, list[list[float]]]]],
+) -> list[list[float]]:
+    return [m["qpos_rmse_per_joint_rad"][-1] for m in content["methods"].values()]
