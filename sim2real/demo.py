@@ -51,12 +51,13 @@ def run_demo(out: Path, config: DemoConfig) -> dict[str, Any]:
     """Run the loop; writes bags, episodes, the delta model, result.json and report.html to ``out``.
 
     Returns:
-        The content of ``result.json``: `runs`, `replay` (the JSON of `realign replay`) and `wall_s`.
+        The content of ``result.json``: ``runs``, ``replay`` (the JSON of `realign replay`), label
+        statistics and ``wall_s``.
 
     Raises:
         FaultError: a run was stopped by a fault.
     """
-    from policies.robots import PANDA
+    from policies.robots.panda import PANDA
     from sim2real.delta.train import DeltaConfig, train_delta
     from sim2real.episodes.store import load_episodes, save_episodes
     from sim2real.replay.open_loop import replay
@@ -84,7 +85,7 @@ def run_demo(out: Path, config: DemoConfig) -> dict[str, Any]:
         "delta_labels": vars(report.labels),
         "wall_s": round(time.monotonic() - start, 1),
     }
-    (out / "result.json").write_text(json_module.dumps(content, indent=1, default=float) + "\n")
+    (out / "result.json").write_text(json_module.dumps(content, indent=1, default=_plain) + "\n")
     _write_report(out / "report.html", content, result)
     return content
 
@@ -111,7 +112,7 @@ def _record(out: Path, config: DemoConfig, name: str, goals: int, seed: int) -> 
 
 
 def _episodes(bag: Path) -> list[Any]:
-    from policies.robots import PANDA
+    from policies.robots.panda import PANDA
     from sim2real.episodes.build import build_episodes
 
     with _bar(f"bag -> episodes: {bag.name.replace('_', ' ')}") as bar:
@@ -130,6 +131,11 @@ def _write_report(path: Path, content: dict[str, Any], result: Any) -> None:
         "simulator, without and with the delta-action model, from resets every 0.5 s."
     )
     write_report(path, "realign demo", replay_sections(result, intro=intro))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays for JSON."""
+    return value.tolist()
 
 
 def _bar(description: str) -> tqdm[Any]:
@@ -157,9 +163,8 @@ def table(content: dict[str, Any]) -> str:
     """The printed result: errors before and after, per horizon."""
     replay = content["replay"]
     before, after = replay["methods"]["open_loop"], replay["methods"]["delta_action"]
-    rows = [
-        f"{'held-out replay error':24s}{'horizon':>9s}{'open loop':>12s}{'delta action':>14s}{'ratio':>8s}"
-    ]
+    header = ("held-out replay error", "horizon", "open loop", "delta action", "ratio")
+    rows = ["{:24s}{:>9s}{:>12s}{:>14s}{:>8s}".format(*header)]
     for key, label in (("E_g_mpjpe_mm", "E_g-mpjpe, mm"), ("qpos_rmse_rad", "joint RMSE, rad")):
         for i, horizon in enumerate(replay["horizons_s"]):
             b, a = before[key][i], after[key][i]
@@ -186,7 +191,7 @@ def demo_command(
         test_goals: goals held out.
         seed: of goals, start poses and training.
     """
-    from sim2real.run import require_ros
+    from sim2real.graph import require_ros
 
     require_ros()
     if train_goals < 2 or test_goals < 1:

@@ -6,27 +6,16 @@ process id; each leaves a JSON summary, and this module puts them together.
 
 from __future__ import annotations
 
-import importlib.util
 import json as json_module
-import os
-import signal
 import subprocess
-import sys
 import tempfile
-import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from tqdm import tqdm
-
 from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
-
-_START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 10.0
+from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,93 +51,6 @@ class RunConfig:
     domain_id: int | None = None
 
 
-@dataclass
-class _Process:
-    name: str
-    popen: subprocess.Popen[str]
-    log: Path
-
-
-@dataclass
-class Graph:
-    """Processes of a running graph; a context manager that leaves none behind."""
-
-    folder: Path
-    domain_id: int
-    processes: list[_Process] = field(default_factory=list)
-
-    def start(self, name: str, module: str, parameters: dict[str, Any]) -> _Process:
-        """Start ``python -m module`` with ROS parameters; output goes to a log file."""
-        params = self.folder / f"{name}.yaml"
-        params.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        log = self.folder / f"{name}.log"
-        with log.open("w") as sink:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", module, "--ros-args", "--params-file", str(params)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if parameters.get("progress") else sink,
-                stderr=sink,
-                text=True,
-                env=ros_environment(self.domain_id),
-                start_new_session=True,  # Ctrl-C reaches us first: nodes stop in order
-            )
-        process = _Process(name, popen, log)
-        self.processes.append(process)
-        return process
-
-    def __enter__(self) -> Graph:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Stop all in order of start's reverse: SIGINT, then SIGKILL after a time limit."""
-        for process in reversed(self.processes):
-            if process.popen.poll() is None:
-                process.popen.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for process in self.processes:
-            try:
-                process.popen.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.popen.kill()
-                process.popen.wait()
-            if process.popen.stdout:
-                process.popen.stdout.close()
-
-    def dead(self) -> _Process | None:
-        """The first process that ended by itself, if any (the driver may)."""
-        for process in self.processes:
-            if process.name != "driver" and process.popen.poll() is not None:
-                return process
-        return None
-
-
-def ros_environment(domain_id: int) -> dict[str, str]:
-    """Environment of a node: private domain, this host only, quick discovery."""
-    profile = importlib.util.find_spec("realign_bringup")
-    env = dict(os.environ, ROS_DOMAIN_ID=str(domain_id), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
-    env.update(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
-    if profile and profile.origin and "FASTDDS_DEFAULT_PROFILES_FILE" not in env:
-        env["FASTDDS_DEFAULT_PROFILES_FILE"] = str(Path(profile.origin).with_name("fastdds.xml"))
-    return env
-
-
-def require_ros() -> None:
-    """Raise InputError where rclpy is not installed."""
-    if importlib.util.find_spec("rclpy") is None:
-        raise InputError(
-            "expected ROS 2 (rclpy), but it is not installed; run: pip install 'realign[ros]', or "
-            "source a ROS 2 installation; `realign doctor` shows what else is missing"
-        )
-
-
-def private_domain_id() -> int:
-    """A ROS domain of this process's own, 1 to 100."""
-    return 1 + os.getpid() % 100
-
-
 def run(config: RunConfig, *, progress: bool = True, description: str = "run") -> dict[str, Any]:
     """Bring the graph up, let the policy run, stop everything, and say how it went.
 
@@ -178,7 +80,7 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     with tempfile.TemporaryDirectory(prefix="realign_run_") as folder:
         with Graph(Path(folder), domain) as graph:
             _start_nodes(graph, config, spec)
-            _watch(graph, progress=progress, description=description)
+            watch(graph, progress=progress, description=description)
         summaries = _read_summaries(graph)
     return _result(config, spec, summaries)
 
@@ -188,8 +90,13 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
 
     # In real time the guard comes first, then the robot, then the policy.
     common: dict[str, Any] = {"robot": config.robot, "lockstep": config.lockstep}
-    priority = lambda level: {"realtime_priority": 0 if config.lockstep else level}  # noqa: E731
-    summary = lambda name: str(graph.folder / f"{name}.json")  # noqa: E731
+
+    def summary(name: str) -> str:
+        return str(graph.folder / f"{name}.json")
+
+    def priority(level: int) -> dict[str, int]:
+        return {"realtime_priority": 0 if config.lockstep else level}
+
     if config.record:
         provenance = json_module.dumps(_provenance(config, spec))
         topics = ["joint_states", "action_chunk", "joint_command", "episode"]
@@ -227,46 +134,6 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
     )
 
 
-def _watch(graph: Graph, *, progress: bool, description: str) -> None:
-    """Follow the driver's progress until it ends; a dead process or a standstill is a fault."""
-    driver = next(p for p in graph.processes if p.name == "driver")
-    heard = [time.monotonic() + _START_TIMEOUT_S / 2]
-    bar = tqdm(total=1.0, desc=description, unit="s", disable=None if progress else True)
-
-    def follow() -> None:
-        assert driver.popen.stdout is not None
-        for line in driver.popen.stdout:
-            word, *numbers = line.split()
-            if word == "progress":
-                done, total = (float(x) for x in numbers)
-                bar.total = total
-                bar.update(done - bar.n)
-                heard[0] = time.monotonic()
-
-    reader = threading.Thread(target=follow, daemon=True)
-    reader.start()
-    try:
-        while driver.popen.poll() is None:
-            dead = graph.dead()
-            if dead is not None:
-                raise FaultError(f"the {dead.name} process ended early: {_last_words(dead)}")
-            if time.monotonic() - heard[0] > _START_TIMEOUT_S / 2:
-                words = "; ".join(f"{p.name}: {_last_words(p)}" for p in graph.processes)
-                raise FaultError(f"no progress for {_START_TIMEOUT_S / 2:g} s ({words})")
-            time.sleep(0.02)
-    finally:
-        graph.stop()
-        reader.join(timeout=1.0)
-        bar.close()
-    if driver.popen.returncode != 0:
-        raise FaultError(f"the driver failed: {_last_words(driver)}")
-
-
-def _last_words(process: _Process) -> str:
-    lines = process.log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit code {process.popen.returncode}"
-
-
 def _read_summaries(graph: Graph) -> dict[str, dict[str, Any]]:
     out = {}
     for process in graph.processes:
@@ -274,7 +141,7 @@ def _read_summaries(graph: Graph) -> dict[str, dict[str, Any]]:
         if path.exists():
             out[process.name] = json_module.loads(path.read_text())
         elif process.name != "recorder":
-            raise FaultError(f"the {process.name} left no summary: {_last_words(process)}")
+            raise FaultError(f"the {process.name} left no summary: {last_words(process)}")
     return out
 
 

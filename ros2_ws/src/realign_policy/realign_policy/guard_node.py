@@ -15,7 +15,6 @@ from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Imu, JointState
@@ -32,6 +31,7 @@ from policies.runtime.guard import Command, Guard, GuardConfig
 from policies.runtime.handshake import announce_when_matched
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
+from realign_policy.data_loop import DataGroup, spin
 
 QOS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -72,12 +72,19 @@ class GuardNode(Node):
         self._damping = JointTrajectoryPoint(velocities=[0.0] * self.robot.n)
         self._commands = self.create_publisher(JointTrajectory, "joint_command", QOS)
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.data = DataGroup()
         inputs = [
-            self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, QOS),
-            self.create_subscription(JointState, "joint_states", self._on_state, QOS),
+            self.create_subscription(
+                JointTrajectory, "action_chunk", self._on_chunk, QOS, callback_group=self.data
+            ),
+            self.create_subscription(
+                JointState, "joint_states", self._on_state, QOS, callback_group=self.data
+            ),
         ]
         if self.robot.floating_base:
-            inputs.append(self.create_subscription(Imu, "imu", self._on_imu, QOS))
+            inputs.append(
+                self.create_subscription(Imu, "imu", self._on_imu, QOS, callback_group=self.data)
+            )
         ready = self.create_publisher(Header, "ready", LATCHED)
         announce_when_matched(self, ready, Header(), inputs)
         self.create_service(Trigger, "~/arm", self._arm)
@@ -276,18 +283,15 @@ def main() -> None:
     """Run the guard until it is told to stop."""
     rclpy.init()
     node = GuardNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    scheduling = prefer_realtime(node.realtime_priority)
-    node.get_logger().info(f"scheduling: {scheduling}")
+    node.get_logger().info(f"scheduling: {prefer_realtime(node.realtime_priority)}")
     running = threading.Event()
     running.set()
     loop = threading.Thread(target=node.run_loop, args=(running,))
     if not node.lockstep:
         loop.start()
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        spin(node, node.data)
+    except KeyboardInterrupt:
         pass
     finally:
         running.clear()
@@ -295,7 +299,6 @@ def main() -> None:
             loop.join()
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.summary()))
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

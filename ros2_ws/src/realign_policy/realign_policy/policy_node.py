@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Imu, JointState
@@ -30,6 +29,7 @@ from policies.runtime.handshake import announce_when_matched
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
+from realign_policy.data_loop import DataGroup, spin
 
 QOS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -51,6 +51,7 @@ class PolicyNode(LifecycleNode):
         slack_s = 0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz
         self._slack_ns = round(slack_s * 1e9)
         self._names = wire.NameMap(self.robot.joint_names, "joint_states")
+        self.data = DataGroup()
         self._policy: Policy | None = None
         self._active = False
         self._imu: tuple[int, Imu] | None = None
@@ -97,13 +98,33 @@ class PolicyNode(LifecycleNode):
 
     def _listen(self, needs: tuple[str, ...]) -> None:
         """Subscribe, and announce that this policy runs."""
-        inputs = [self.create_subscription(JointState, "joint_states", self._on_state, QOS)]
+        inputs = [
+            self.create_subscription(
+                JointState, "joint_states", self._on_state, QOS, callback_group=self.data
+            )
+        ]
         if self.robot.floating_base:
-            inputs.append(self.create_subscription(Imu, "imu", self._on_imu, QOS))
+            inputs.append(
+                self.create_subscription(Imu, "imu", self._on_imu, QOS, callback_group=self.data)
+            )
         if "goal" in needs:
-            inputs.append(self.create_subscription(PoseStamped, "goal", self._on_goal, LATCHED))
-        ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, ready, Header(), inputs, also=lambda: self._active)
+            inputs.append(
+                self.create_subscription(
+                    PoseStamped, "goal", self._on_goal, LATCHED, callback_group=self.data
+                )
+            )
+        self._inputs = inputs
+        self._ready = self.create_publisher(Header, "ready", LATCHED)
+        announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the checkpoint; another may be configured."""
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self.destroy_publisher(self._chunks)
+        self.destroy_publisher(self._ready)
+        self._policy = None
+        return super().on_cleanup(state)
 
     # ---- data ---------------------------------------------------------------------------------
 
@@ -178,8 +199,6 @@ def main() -> None:
     """Run the policy until it is told to stop; exit code 2 if it cannot be configured."""
     rclpy.init()
     node = PolicyNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     code = 0
     try:
         if node.autostart:
@@ -188,13 +207,12 @@ def main() -> None:
                 code = 2
         prefer_realtime(node.realtime_priority)
         if code == 0:
-            executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+            spin(node, node.data)
+    except KeyboardInterrupt:
         pass
     finally:
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.summary()))
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
     raise SystemExit(code)
