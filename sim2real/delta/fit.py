@@ -55,6 +55,14 @@ def _forward(weights: dict[str, torch.Tensor], x: torch.Tensor, layers: int) -> 
     return hidden + torch.bmm(x, weights["skip"])
 
 
+def _warm_cosine(share: float) -> float:
+    """Learning-rate factor: up over the first tenth, then down to zero along a cosine."""
+    rise = 0.1
+    if share < rise:
+        return 0.05 + 0.95 * share / rise
+    return 0.5 + 0.5 * math.cos(math.pi * min((share - rise) / (1.0 - rise), 1.0))
+
+
 def fit(
     inputs: Float,
     deltas: Float,
@@ -86,8 +94,8 @@ def fit(
     weights = _initial(config, inputs.shape[1], deltas.shape[1], generator)
     optimizer = torch.optim.AdamW(weights.values(), lr=config.lr, weight_decay=config.weight_decay)
     per_epoch = -(-len(chosen) // config.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.lr, total_steps=config.epochs * per_epoch, pct_start=0.1
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _warm_cosine(step / (config.epochs * per_epoch))
     )
     best, best_loss, train_loss, waited = dict(weights), math.inf, math.inf, 0
     for epoch in range(config.epochs):

@@ -125,7 +125,8 @@ class DeltaModel:
         Returns:
             Delta on the set-point, (B, n), rad, within ``limit_rad``.
         """
-        return self.each(state, setpoint_rad, history).mean(axis=0)
+        mean = self.each(state, setpoint_rad, history).mean(axis=0)
+        return np.clip(mean, -self.limit_rad, self.limit_rad)  # a mean can round past the bound
 
     def save(self, out: Path, *, overwrite: bool = False) -> None:
         """Write ``config.json`` and ``model.safetensors`` into the folder ``out``.
@@ -256,8 +257,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             "hidden": all(isinstance(x, int) and 0 < x <= 4096 for x in config["hidden"]),
             "members": 0 < config["members"] <= 100,
             "history": 0 <= config["history"] <= 1000,
-            "rate_hz": config["rate_hz"] > 0,
-            "limit_rad": config["limit_rad"] > 0,
+            "rate_hz": 0 < config["rate_hz"] < np.inf,
+            "limit_rad": 0 < config["limit_rad"] < np.inf,
         }
         wrong = [name for name, good in lists.items() if not good]
     if wrong:

@@ -201,6 +201,8 @@ def _check(config: DeltaConfig, episodes: Sequence[Episode], log: Log) -> None:
     wrong = [name for name in positive if not getattr(config, name) > 0]
     wrong += [name for name in ("history", "rounds") if getattr(config, name) < 0]
     wrong += [name for name in ("validation", "pull") if not 0.0 < getattr(config, name) < 1.0]
+    if not all(0 < width <= 4096 for width in config.hidden):
+        wrong.append("hidden")
     if config.limit_rad is not None and not 0.0 < config.limit_rad < np.pi:
         wrong.append("limit_rad")
     if wrong:

@@ -230,8 +230,8 @@ def decimation(robot: RobotSpec, rate_hz: float) -> int:
     Raises:
         InputError: the tick is not a whole number of physics steps.
     """
-    steps = 1.0 / (rate_hz * robot.physics_dt_s)
-    if rate_hz <= 0 or abs(steps - round(steps)) > 1e-6 or round(steps) < 1:
+    steps = 1.0 / (rate_hz * robot.physics_dt_s) if rate_hz > 0.0 else 0.0
+    if abs(steps - round(steps)) > 1e-6 or round(steps) < 1:
         raise InputError(
             f"expected a rate that divides {1 / robot.physics_dt_s:g} Hz (the physics rate of "
             f"{robot.name}), got {rate_hz:g} Hz"

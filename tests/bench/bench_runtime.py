@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ticks", type=int, default=1000, help="samples of the latency benchmark")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the lateness one")
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         policy, what = checkpoint(Path(folder))
         print(f"policy: {what}")

@@ -32,7 +32,7 @@ def assert_stopped(result, *reasons):
     assert ("active", "hold") in edges
     assert edges[-1] == ("hold", "damp")
     stamp = next(stamp for stamp, _, new, _ in result["transitions"] if new == "hold")
-    # Robot time starts at 1 s; 50 ms of age plus a policy period of 20 ms, and slack for a busy CPU.
+    # Robot time starts at 1 s; 50 ms of age and a policy period of 20 ms, and slack for a busy CPU.
     assert 0.0 <= (stamp - 2.0e9) / 1e9 < 0.15
 
 

@@ -1,0 +1,293 @@
+"""The delta model: training helps on held-out episodes, files are checked, features are sane."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from policies.errors import InputError
+from policies.robots import G1, PANDA
+from sim2real.cli import main
+from sim2real.delta.features import feature_count, features
+from sim2real.delta.fit import _forward
+from sim2real.delta.model import DeltaModel, joint_indices, load_delta, weight_shapes
+from sim2real.delta.train import DeltaConfig, train_delta
+from sim2real.episodes.episode import Episode
+from sim2real.episodes.store import save_episodes
+from sim2real.replay.open_loop import History, replay
+from sim2real.sim.gaps import make_gap
+from sim2real.sim.stepper import SimState, Stepper, default_state
+
+FAST = DeltaConfig(hidden=(64,), epochs=40, batch=256, ensemble=2)
+
+
+def episode(seed, gap="hidden:7", seconds=2.0):
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(100 * seconds)) / 100.0
+    speed, phase = rng.uniform(1.5, 4.0, PANDA.n), rng.uniform(0.0, 6.28, PANDA.n)
+    action = PANDA.default_rad + 0.25 * np.sin(speed * t[:, None] + phase)
+    stepper = Stepper(PANDA, make_gap(PANDA, gap))
+    stepper.reset(default_state(PANDA, action[0]))
+    states = []
+    for target in action:
+        states.append(stepper.state)
+        stepper.step(target)
+    return Episode(
+        robot="panda",
+        robot_fingerprint=PANDA.fingerprint,
+        rate_hz=100.0,
+        t_s=t,
+        action_rad=action,
+        qpos_rad=np.array([s.qpos_rad for s in states]),
+        qvel_rad_s=np.array([s.qvel_rad_s for s in states]),
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return [episode(seed) for seed in range(10)]
+
+
+@pytest.fixture(scope="module")
+def trained(episodes):
+    return train_delta(episodes[:8], PANDA, config=FAST)
+
+
+def small_model(robot=PANDA, joints=("panda_joint2", "panda_joint7"), seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = weight_shapes(feature_count(robot, 2), (8, 5), len(joints), 3)
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    weights["scale"] = np.abs(weights["scale"]) + 0.5
+    weights["unit"] = np.full(len(joints), 0.01)
+    return DeltaModel(
+        robot=robot,
+        rate_hz=100.0,
+        joints=joints,
+        history=2,
+        hidden=(8, 5),
+        members=3,
+        limit_rad=0.05,
+        weights=weights,
+    )
+
+
+def query(robot=PANDA, batch=6, history=2, seed=1):
+    rng = np.random.default_rng(seed)
+    state = SimState(
+        qpos_rad=rng.normal(size=(batch, robot.n)), qvel_rad_s=rng.normal(size=(batch, robot.n))
+    )
+    past = rng.normal(size=(3, batch, history, robot.n))
+    before = History(qpos_rad=past[0], qvel_rad_s=past[1], setpoint_rad=past[2])
+    return state, rng.normal(size=(batch, robot.n)), before
+
+
+def test_training_halves_the_error_of_episodes_it_never_saw(episodes, trained):
+    model, report = trained
+    methods = replay(episodes[8:], PANDA, delta=model).methods
+    before, after = methods["open_loop"].e_g_mpjpe_mm, methods["delta_action"].e_g_mpjpe_mm
+    assert (after < 0.5 * before).all()
+    assert report.validation_rmse_rad[1] < 0.5 * report.validation_rmse_rad[0]
+    assert report.labels.error_after < report.labels.error_before
+
+
+def test_training_is_reproducible_for_a_seed_and_can_aggregate(episodes):
+    config = replace(FAST, epochs=4, rounds=1)
+    a, report = train_delta(episodes[:3], PANDA, config=config)
+    b, _ = train_delta(episodes[:3], PANDA, config=config)
+    c, _ = train_delta(episodes[:3], PANDA, config=replace(config, seed=1))
+    assert all(np.array_equal(a.weights[k], b.weights[k]) for k in a.weights)
+    assert any(not np.array_equal(a.weights[k], c.weights[k]) for k in a.weights)
+    assert report.samples > report.labels.count
+    assert len(report.validation_rmse_rad) == 3
+
+
+def test_training_on_a_robot_without_gap_does_no_harm():
+    logs = [episode(seed, gap="none", seconds=1.2) for seed in range(4)]
+    model, _ = train_delta(logs[:3], PANDA, config=replace(FAST, epochs=10))
+    after = replay(logs[3:], PANDA, delta=model).methods["delta_action"]
+    assert after.e_g_mpjpe_mm.max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"joints": ("elbow",)}, "expected joints of panda"),
+        ({"joints": ("panda_joint1", "panda_joint1")}, "each joint once"),
+        ({"epochs": 0}, "epochs"),
+        ({"pull": 0.0}, "pull"),
+        ({"limit_rad": -0.1}, "limit_rad"),
+        ({"hidden": (0,)}, "hidden"),
+        ({"ridge": float("nan")}, "ridge"),
+    ],
+)
+def test_bad_settings_get_a_sentence(episodes, change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train_delta(episodes[:2], PANDA, config=replace(FAST, **change))
+
+
+def test_too_little_data_gets_a_sentence(episodes):
+    with pytest.raises(InputError, match="at least 2 episodes"):
+        train_delta(episodes[:1], PANDA)
+    with pytest.raises(InputError, match="100 control ticks"):
+        train_delta([episode(0, seconds=0.3), episode(1, seconds=0.3)], PANDA)
+
+
+def test_numpy_inference_is_the_network_that_was_trained():
+    model = small_model()
+    state, setpoint, history = query()
+    x = features(PANDA, state, setpoint, history)
+    x = (x - model.weights["shift"]) / model.weights["scale"]
+    tensors = {k: torch.tensor(v) for k, v in model.weights.items()}
+    wide = torch.tensor(x).expand(3, *x.shape).contiguous()
+    want = _forward(tensors, wide, 2).numpy() * model.weights["unit"]
+    got = model.each(state, setpoint, history)[..., joint_indices(PANDA, model.joints)]
+    assert got == pytest.approx(np.clip(want, -0.05, 0.05), abs=1e-12)
+
+
+def test_delta_is_bounded_and_zero_for_other_joints():
+    model = small_model()
+    state, setpoint, history = query()
+    wild = state.map(lambda x: 1e6 * x)
+    delta = model(wild, setpoint, history)
+    assert np.isfinite(delta).all()
+    assert np.abs(delta).max() <= 0.05
+    others = [i for i in range(PANDA.n) if PANDA.joint_names[i] not in model.joints]
+    assert not delta[:, others].any()
+
+
+def test_each_row_of_a_batch_stands_alone():
+    model = small_model()
+    state, setpoint, history = query()
+    whole = model(state, setpoint, history)
+    one = model(
+        state.map(lambda x: x[2:3]),
+        setpoint[2:3],
+        History(**{k: v[2:3] for k, v in vars(history).items()}),
+    )
+    assert one[0] == pytest.approx(whole[2], abs=1e-12)
+
+
+@given(st.floats(-3.1, 3.1), st.floats(-50.0, 50.0))
+def test_features_do_not_depend_on_place_and_heading(yaw, x):
+    rng = np.random.default_rng(3)
+    plain, setpoint, history = query(G1, batch=1)
+    quat = rng.normal(size=(1, 4))
+    quat /= np.linalg.norm(quat)
+    velocity, rate = rng.normal(size=(1, 3)), rng.normal(size=(1, 3))
+    base = {"base_quat_wxyz": quat, "base_lin_vel_m_s": velocity, "base_ang_vel_rad_s": rate}
+    here = replace(plain, base_pos_m=np.array([[0.0, 0.0, 0.8]]), **base)
+    c, s = np.cos(yaw / 2), np.sin(yaw / 2)
+    w, i, j, k = quat[0]
+    turned = np.array([[c * w - s * k, c * i - s * j, c * j + s * i, c * k + s * w]])
+    rotation = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
+    there = replace(
+        here,
+        base_pos_m=np.array([[x, -x, 0.8]]),
+        base_quat_wxyz=turned,
+        base_lin_vel_m_s=velocity @ rotation.T,
+    )
+    a, b = (features(G1, state, setpoint, history) for state in (here, there))
+    assert a.shape == (1, feature_count(G1, 2))
+    assert a == pytest.approx(b, abs=1e-9)
+
+
+def test_joints_are_chosen_by_name_with_or_without_suffix():
+    assert joint_indices(G1, ("left_ankle_pitch", "right_ankle_pitch_joint")) == [4, 10]
+    assert joint_indices(G1, ()) == list(range(29))
+
+
+def test_a_saved_model_answers_the_same(tmp_path):
+    model = small_model()
+    model.save(tmp_path / "delta")
+    loaded = load_delta(tmp_path / "delta", PANDA)
+    assert np.array_equal(loaded(*query()), model(*query()))
+    assert loaded.joints == model.joints
+
+
+def test_a_model_is_not_overwritten_silently(tmp_path):
+    small_model().save(tmp_path / "delta")
+    before = (tmp_path / "delta" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="exists"):
+        small_model(seed=5).save(tmp_path / "delta")
+    assert (tmp_path / "delta" / "model.safetensors").read_bytes() == before
+    small_model(seed=5).save(tmp_path / "delta", overwrite=True)
+    assert (tmp_path / "delta" / "model.safetensors").read_bytes() != before
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things"):
+        small_model().save(tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").is_file()
+
+
+def rewrite(folder, config=None, weights=None, keep_hash=False):
+    """Change a saved model as someone might who knows the format."""
+    content = json.loads((folder / "config.json").read_text())
+    arrays = load_file(folder / "model.safetensors")
+    arrays.update(weights or {})
+    save_file({k: v for k, v in arrays.items() if v is not None}, folder / "model.safetensors")
+    if not keep_hash:
+        data = (folder / "model.safetensors").read_bytes()
+        content["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "config.json").write_text(json.dumps({**content, **(config or {})}))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"weights": {"b0": np.zeros((3, 8))}, "keep_hash": True}, "sha256 differs"),
+        ({"weights": {"b0": np.zeros((3, 9))}}, r"\['b0'\]"),
+        ({"weights": {"b0": None}}, r"\['b0'\]"),
+        ({"weights": {"extra": np.zeros(3)}}, r"\['extra'\]"),
+        ({"weights": {"w1": np.full((3, 8, 5), np.nan)}}, r"finite.*\['w1'\]"),
+        ({"weights": {"unit": np.array([np.inf, 1.0])}}, "finite"),
+        ({"weights": {"scale": np.zeros(feature_count(PANDA, 2))}}, "positive scales"),
+        ({"config": {"robot_fingerprint": "0" * 16}}, "expected a delta model for panda"),
+        ({"config": {"robot": "g1"}}, "expected a delta model for panda"),
+        ({"config": {"joints": ["panda_joint2", "elbow"]}}, "elbow"),
+        ({"config": {"history": 5}}, "another shape"),
+        ({"config": {"members": -1}}, "members"),
+        ({"config": {"hidden": ["a"]}}, "hidden"),
+        ({"config": {"limit_rad": None}}, "limit_rad"),
+        ({"config": {"limit_rad": float("nan")}}, "limit_rad"),
+        ({"config": {"format": "other"}}, "format"),
+    ],
+)
+def test_a_damaged_model_gets_a_sentence(tmp_path, change, sentence):
+    small_model().save(tmp_path / "delta")
+    rewrite(tmp_path / "delta", **change)
+    with pytest.raises(InputError, match=sentence):
+        load_delta(tmp_path / "delta", PANDA)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_or_cut_files_get_a_sentence(tmp_path, name):
+    small_model().save(tmp_path / "delta")
+    file = tmp_path / "delta" / name
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InputError):
+        load_delta(tmp_path / "delta", PANDA)
+    file.unlink()
+    with pytest.raises(InputError):
+        load_delta(tmp_path / "delta", PANDA)
+
+
+def test_command_trains_a_model_that_replay_uses(episodes, tmp_path, capsys):
+    save_episodes(episodes[:3], tmp_path / "train")
+    out, result = tmp_path / "delta", tmp_path / "delta.json"
+    args = ["delta", "train", str(tmp_path / "train"), "--robot", "panda", "--out", str(out)]
+    assert main([*args, "--epochs", "5", "--json", str(result), "--joints", "panda_joint4"]) == 0
+    assert "panda_joint4" in capsys.readouterr().out
+    assert json.loads(result.read_text())["joints"] == ["panda_joint4"]
+    assert main(args) == 2
+    assert "exists" in capsys.readouterr().err
+    replayed = ["replay", str(tmp_path / "train"), "--robot", "panda", "--delta", str(out)]
+    assert main([*replayed, "--json", str(tmp_path / "r.json")]) == 0
+    methods = json.loads((tmp_path / "r.json").read_text())["methods"]
+    assert methods.keys() == {"open_loop", "delta_action"}
+    assert main([*args, "--overwrite", "--joints", "elbow"]) == 2
