@@ -172,10 +172,10 @@ def _colour(index: int, count: int) -> str:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers that cover ``low`` to ``high`` (steps of 1, 2 or 5 times a power of ten)."""
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):  # a flat curve
+        pad = max(0.5, 1e-3 * abs(low))
+        low, high = low - pad, high + pad
     span = high - low
-    if not (math.isfinite(span) and span > 0.0):
-        low, span = low - 0.5 if math.isfinite(low) else 0.0, 1.0
-        high = low + span
     power = 10.0 ** math.floor(math.log10(span / (most - 1)))
     step = next(m * power for m in (1, 2, 5, 10, 20) if span / (m * power) <= most - 1)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

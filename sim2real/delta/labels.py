@@ -38,8 +38,10 @@ class LabelConfig:
         limit_rad: largest delta, rad.
         iterations: Gauss-Newton steps.
         ridge: cost of a delta against the errors below, (rad/s) / rad.
-        position_weight_per_s: weight of joint position errors against joint velocity errors, 1/s.
-        base_weight: weight of base velocity errors (m/s, rad/s) against joint velocity errors.
+        position_weight: weight of position errors against velocity errors, per control tick: an
+            error of position counts as the velocity that would make it in ``1 / weight`` ticks.
+            Well below 1, replayed labels drift away from the log.
+        base_weight: weight of base errors (m/s, rad/s) against joint errors (rad/s).
         probe_rad: step of the finite differences, rad.
         ticks: control ticks over which one delta is held and compared with the log; more than one
             averages the noise of measured velocities.
@@ -48,8 +50,8 @@ class LabelConfig:
     limit_rad: float
     iterations: int = 2
     ridge: float = 0.3
-    position_weight_per_s: float = 20.0
-    base_weight: float = 0.3
+    position_weight: float = 5.0
+    base_weight: float = 3.0
     probe_rad: float = 1e-3
     ticks: int = 1
 
@@ -84,9 +86,9 @@ def quat_error_rad(quat_wxyz: Float, target_wxyz: Float) -> Float:
     return vector * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
 
 
-def _errors(target: SimState, state: SimState, config: LabelConfig) -> Float:
+def _errors(target: SimState, state: SimState, config: LabelConfig, rate_hz: float) -> Float:
     """Weighted differences in rad/s, (..., ticks, r) flattened to (..., ticks * r)."""
-    near = config.position_weight_per_s
+    near = config.position_weight * rate_hz
     parts = [
         target.qvel_rad_s - state.qvel_rad_s,
         near * (target.qpos_rad - state.qpos_rad),
@@ -158,7 +160,7 @@ def _solve_chunk(
     many = len(joints)
 
     def errors(start: SimState, goal: SimState, command: Float, delta: Float) -> Float:
-        return _errors(goal, stepper.step(start, command + delta[:, None]), config)
+        return _errors(goal, stepper.step(start, command + delta[:, None]), config, stepper.rate_hz)
 
     # The same states once for each joint that is probed, sample by sample.
     starts = state.map(lambda x: np.repeat(x, many, axis=0))

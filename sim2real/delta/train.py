@@ -61,10 +61,10 @@ class DeltaConfig:
     """
 
     joints: tuple[str, ...] = ()
-    history: int = 3
+    history: int = 2
     hidden: tuple[int, ...] = (256, 128)
     ensemble: int = 3
-    epochs: int = 60
+    epochs: int = 40
     patience: int = 15
     batch: int = 512
     lr: float = 2e-3
