@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Odometry
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64, Header
 from trajectory_msgs.msg import JointTrajectory
 
@@ -30,10 +26,9 @@ from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
 from policies.runtime.scheduling import prefer_realtime
-from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults, rotate_inverse
+from realign_mujoco_driver.voice import LATCHED, QOS, Voice
+from sim2real.sim.virtual_robot import VirtualRobot, parse_faults
 
-QOS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 COMMAND_TIMEOUT_S = 0.1
 ASK_AGAIN_S = 1.0
 
@@ -73,12 +68,7 @@ class DriverNode(Node):
         self._command_stamp_ns = -1
         self._command_ns = 0
         self._goal_index = -1
-        self._joint_states = self.create_publisher(JointState, "joint_states", QOS)
-        self._clock = self.create_publisher(Clock, "/clock", 10)
-        self._imu = self.create_publisher(Imu, "imu", QOS)
-        self._odom = self.create_publisher(Odometry, "odom", QOS)
-        self._goal = self.create_publisher(PoseStamped, "goal", LATCHED)
-        self._episode = self.create_publisher(Header, "episode", LATCHED)
+        self.voice = Voice(self, self.robot)
         self._input = self.create_subscription(
             JointTrajectory, "joint_command", self._on_command, QOS
         )
@@ -106,42 +96,6 @@ class DriverNode(Node):
     def _on_gripper(self, msg: Float64) -> None:
         self.sim.stepper.set_gripper(msg.data)
 
-    def _publish(self, reading: Sensors) -> None:
-        stamp = reading.stamp_ns
-        clock = Clock()
-        wire.set_stamp(clock.clock, stamp)
-        self._clock.publish(clock)
-        if reading.imu_quat_wxyz is not None:
-            imu = Imu()
-            imu.header.frame_id = self.robot.base_body
-            wire.set_stamp(imu.header.stamp, stamp)
-            wire.set_quat(imu.orientation, reading.imu_quat_wxyz)
-            wire.set_vector(imu.angular_velocity, reading.imu_gyro_rad_s)
-            wire.set_vector(imu.linear_acceleration, reading.imu_accel_m_s2)
-            self._imu.publish(imu)
-        if reading.base is not None:
-            self._publish_odometry(reading)
-        if reading.qpos_rad is not None:
-            state = JointState(name=list(self.robot.joint_names))
-            state.header.frame_id = self.robot.base_body
-            wire.set_stamp(state.header.stamp, stamp)
-            state.position = wire.doubles(reading.qpos_rad)
-            state.velocity = wire.doubles(reading.qvel_rad_s)
-            state.effort = wire.doubles(reading.effort_nm)
-            self._joint_states.publish(state)
-
-    def _publish_odometry(self, reading: Sensors) -> None:
-        base, odom = reading.base, Odometry()
-        odom.header.frame_id, odom.child_frame_id = "odom", self.robot.base_body
-        wire.set_stamp(odom.header.stamp, reading.stamp_ns)
-        wire.set_vector(odom.pose.pose.position, base.base_pos_m)
-        wire.set_quat(odom.pose.pose.orientation, base.base_quat_wxyz)
-        # REP-105: the twist is in the child frame.
-        linear = rotate_inverse(base.base_quat_wxyz, base.base_lin_vel_m_s)
-        wire.set_vector(odom.twist.twist.linear, linear)
-        wire.set_vector(odom.twist.twist.angular, base.base_ang_vel_rad_s)
-        self._odom.publish(odom)
-
     def _publish_task(self) -> None:
         """The goal of this moment, and a marker where an episode starts."""
         index = int(self.sim.elapsed_s / self.goal_period_s) if len(self.goals) else 0
@@ -150,16 +104,9 @@ class DriverNode(Node):
         self._goal_index = index
         task = f"{self.robot.name} motion"
         if len(self.goals):
-            goal = PoseStamped()
-            goal.header.frame_id = self.robot.base_body
-            wire.set_stamp(goal.header.stamp, self.sim.stamp_ns)
-            wire.set_vector(goal.pose.position, self.goals[index])
-            goal.pose.orientation.w = 1.0
-            self._goal.publish(goal)
+            self.voice.publish_goal(self.sim.stamp_ns, self.goals[index])
             task = "reach " + " ".join(f"{v:.3f}" for v in self.goals[index])
-        marker = Header(frame_id=f"{index} {task}")
-        wire.set_stamp(marker.stamp, self.sim.stamp_ns)
-        self._episode.publish(marker)
+        self.voice.publish_episode(self.sim.stamp_ns, index, task)
 
     # ---- time ---------------------------------------------------------------------------------
 
@@ -190,12 +137,12 @@ class DriverNode(Node):
         while rclpy.ok() and not self.done:
             self._publish_task()
             reading = self.sim.read()
-            self._publish(reading)
+            self.voice.publish(reading)
             asked = time.monotonic()
             while rclpy.ok() and self._command_stamp_ns != reading.stamp_ns:
                 executor.spin_once(timeout_sec=0.05)
                 if time.monotonic() - asked > ASK_AGAIN_S:
-                    self._publish(reading)
+                    self.voice.publish(reading)
                     asked = time.monotonic()
             start = start or time.perf_counter()
             self._step(self._command)
@@ -206,7 +153,7 @@ class DriverNode(Node):
         deadline, start = time.monotonic_ns(), None
         while rclpy.ok() and not self.done:
             self._publish_task()
-            self._publish(self.sim.read())
+            self.voice.publish(self.sim.read())
             deadline += self.sim.dt_ns
             time.sleep(max(deadline - time.monotonic_ns(), 0) / 1e9)
             if self._command_stamp_ns < 0:
@@ -244,7 +191,11 @@ def _goals(robot: RobotSpec, count: int, seed: int) -> np.ndarray:
 def main() -> None:
     """Play the robot for the duration of the run."""
     rclpy.init()
-    node = DriverNode()
+    try:
+        node = DriverNode()
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     prefer_realtime(node.realtime_priority)

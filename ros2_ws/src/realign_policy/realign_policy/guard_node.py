@@ -8,6 +8,7 @@ its chunk arrives. In lockstep there is no clock but the simulator's: one comman
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -282,7 +283,11 @@ class GuardNode(Node):
 def main() -> None:
     """Run the guard until it is told to stop."""
     rclpy.init()
-    node = GuardNode()
+    try:
+        node = GuardNode()
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     node.get_logger().info(f"scheduling: {prefer_realtime(node.realtime_priority)}")
     running = threading.Event()
     running.set()

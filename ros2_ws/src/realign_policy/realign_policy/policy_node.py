@@ -8,6 +8,7 @@ period of slack). The chunk carries the stamp of the observation that it answers
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -198,7 +199,11 @@ class PolicyNode(LifecycleNode):
 def main() -> None:
     """Run the policy until it is told to stop; exit code 2 if it cannot be configured."""
     rclpy.init()
-    node = PolicyNode()
+    try:
+        node = PolicyNode()
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     code = 0
     try:
         if node.autostart:

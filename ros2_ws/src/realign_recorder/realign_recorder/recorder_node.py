@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
+from policies.errors import InputError
 from policies.runtime.handshake import announce_when_matched
 from sim2real.bags.writer import BagWriter
 
@@ -76,7 +78,11 @@ def main() -> None:
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    node = RecorderNode()
+    try:
+        node = RecorderNode()
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop.is_set():
