@@ -17,6 +17,7 @@ from policies.errors import InputError
 
 _WIDTH, _HEIGHT = 720.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 12.0, 10.0, 40.0
+_SLANTED = 74.0  # room below for long names of many groups
 _MOST_COLOURS = 6
 
 
@@ -202,9 +203,10 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _svg(content: str, label: str) -> str:
+def _svg(content: str, label: str, below: float = 0.0) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(label)}">'
+        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT + below:.0f}" role="img" '
+        f'aria-label="{escape(label)}">'
         f"{content}</svg>"
     )
 
@@ -230,10 +232,10 @@ def _bars(chart: Bars) -> str:
                 f"{values[g]:.4g} {escape(chart.unit)}</title></rect>"
             )
         x, base = left + group / 2.0, _HEIGHT - _BOTTOM + 14.0
-        turn = f' transform="rotate(-35 {x:.1f} {base:.1f})" text-anchor="end"' if slant else ""
+        turn = f' transform="rotate(-60 {x:.1f} {base:.1f})" text-anchor="end"' if slant else ""
         anchor = turn or ' text-anchor="middle"'
         parts.append(f'<text x="{x:.1f}" y="{base:.1f}"{anchor}>{escape(label)}</text>')
-    return _svg("".join(parts), chart.heading)
+    return _svg("".join(parts), chart.heading, below=_SLANTED if slant else 0.0)
 
 
 def _lines(chart: Lines) -> str:
