@@ -18,7 +18,10 @@ from policies.errors import InputError
 _WIDTH, _HEIGHT = 720.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 12.0, 10.0, 40.0
 _SLANTED = 74.0  # room below for long names of many groups
-_MOST_COLOURS = 6
+_MOST_COLOURS = 5
+
+REFERENCE = "logged"
+"""Name of the series that the others are compared with; drawn in a neutral colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +163,17 @@ def _table(table: Table) -> str:
 
 def _legend(names: Sequence[str]) -> str:
     items = (
-        f'<span><i style="background:{_colour(i, len(names))}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(names, _colours(names), strict=True)
     )
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def _colour(index: int, count: int) -> str:
-    """Two series are before and after (warm, cool); a third in front is the neutral reference."""
-    return f"var(--s{(index + (1 if count < 3 else 0)) % _MOST_COLOURS})"
+def _colours(names: Sequence[str]) -> list[str]:
+    """One colour for each series: neutral for ``logged``, then warm, cool, ... in order."""
+    methods = [name for name in names if name != REFERENCE]
+    numbers = [0 if n == REFERENCE else 1 + methods.index(n) % _MOST_COLOURS for n in names]
+    return [f"var(--s{number})" for number in numbers]
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -218,7 +223,7 @@ def _bars(chart: Bars) -> str:
     group = (_WIDTH - _LEFT - _RIGHT) / max(len(chart.labels), 1)
     width = 0.76 * group / max(len(chart.series), 1)
     parts = [_frame(marks, y, chart.unit)]
-    slant = len(chart.labels) > 10
+    slant, colours = len(chart.labels) > 10, _colours([*chart.series])
     for g, label in enumerate(chart.labels):
         left = _LEFT + g * group
         for s, (name, values) in enumerate(chart.series.items()):
@@ -228,7 +233,7 @@ def _bars(chart: Bars) -> str:
             parts.append(
                 f'<rect x="{left + 0.12 * group + s * width:.1f}" y="{top:.1f}" rx="1.5" '
                 f'width="{0.92 * width:.1f}" height="{bottom - top:.1f}" '
-                f'fill="{_colour(s, len(chart.series))}"><title>{escape(label)}, {escape(name)}: '
+                f'fill="{colours[s]}"><title>{escape(label)}, {escape(name)}: '
                 f"{values[g]:.4g} {escape(chart.unit)}</title></rect>"
             )
         x, base = left + group / 2.0, _HEIGHT - _BOTTOM + 14.0
@@ -254,14 +259,14 @@ def _lines(chart: Lines) -> str:
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">'
         f"{escape(chart.x_label)}</text>"
     )
-    for s, (name, values) in enumerate(chart.series.items()):
+    for (name, values), colour in zip(chart.series.items(), _colours([*chart.series]), strict=True):
         points = " ".join(
             f"{x(a):.1f},{y(b):.1f}"
             for a, b in zip(chart.x, values, strict=True)
             if math.isfinite(b)
         )
         parts.append(
-            f'<polyline class="line" stroke="{_colour(s, len(chart.series))}" points="{points}">'
+            f'<polyline class="line" stroke="{colour}" points="{points}">'
             f"<title>{escape(name)}</title></polyline>"
         )
     return _svg("".join(parts), chart.heading)

@@ -9,6 +9,7 @@ import pytest
 from policies.errors import InputError
 from policies.robots import G1, PANDA
 from sim2real.cli import main
+from sim2real.episodes.build import build_episodes
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
 from sim2real.replay.log import Log
@@ -212,3 +213,14 @@ def test_bad_usage_exits_with_2_and_one_sentence(weak, tmp_path, capsys, args):
     error = capsys.readouterr().err
     assert "expected" in error
     assert "Traceback" not in error
+
+
+def test_real_arm_is_explained_by_the_delay_of_its_commands(shared_data):
+    """A real Panda follows late: a delay must at least halve the error of the nominal model."""
+    log = build_episodes(shared_data / "panda_real" / "exciting_0_14s", PANDA)
+    errors = {
+        delay_s: replay(log, PANDA, gap=Gap(delay_s=delay_s)).methods["open_loop"].qpos_rmse_rad
+        for delay_s in (0.0, 0.01)
+    }
+    assert errors[0.0].max() < 0.01
+    assert (errors[0.01] < 0.5 * errors[0.0]).all()
