@@ -16,6 +16,7 @@ from typing import Any, Literal
 from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
+from sim2real.results import check_new, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +218,7 @@ def run_command(
     goal_period_s: float = 4.0,
     domain_id: int | None = None,
     json: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Run a policy on a robot through the ROS graph: driver, guard, policy, recorder.
 
@@ -234,7 +236,9 @@ def run_command(
         goal_period_s: time for each goal in s.
         domain_id: ROS domain; default: a private one.
         json: file for the machine-readable result.
+        overwrite: replace the JSON file (a bag is never replaced).
     """
+    check_new(json, overwrite=overwrite)
     config = RunConfig(
         robot=robot,
         policy=policy,
@@ -251,12 +255,11 @@ def run_command(
     )
     result = run(config, description=f"{robot} {'lockstep' if lockstep else 'real time'}")
     if json is not None:
-        json.write_text(json_module.dumps(result, indent=1) + "\n")
+        write_json(json, result)
     print(summary_line(result))
     if result["stopped_by"]:
         raise FaultError(
-            f"the guard stopped the robot after {result['duration_s']:.2f} s at the latest: "
-            f"{result['stopped_by']}"
+            f"the guard stopped the robot: {result['stopped_by']}; see `transitions` in the JSON"
         )
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 
-from policies.errors import InputError
 from sim2real.bags.reader import BagInfo, read_bag
 from sim2real.bags.salvage import salvage
+from sim2real.results import check_new, write_json
 
 
-def bag_info(bag: Path, *, json: Path | None = None) -> None:
+def bag_info(bag: Path, *, json: Path | None = None, overwrite: bool = False) -> None:
     """Print topics, counts, rates, gaps, provenance and damage of a bag.
 
     Args:
         bag: rosbag2 directory, or one .mcap or .db3 file.
-        json: write the same as JSON to this new file.
+        json: write the same as JSON to this file.
+        overwrite: replace the JSON file.
 
     Raises:
         InputError: no such bag, or ``json`` exists.
     """
+    check_new(json, overwrite=overwrite)
     info = read_bag(bag, allow_damage=True).info
     print(format_info(info))
     if json is not None:
@@ -73,24 +74,3 @@ def format_info(info: BagInfo) -> str:
     if info.damage:
         lines.append(f"rescue what is left of it with `realign bag salvage {info.path} OUT`")
     return "\n".join(lines)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON to a new file.
-
-    Raises:
-        InputError: the file exists or cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as stream:
-            jsonlib.dump(content, stream, indent=2, allow_nan=False)
-            stream.write("\n")
-    except FileExistsError:
-        raise InputError(
-            f"expected a new file, but {path} exists; choose another or move it away"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"expected a place to write JSON, but {path} cannot be made ({error.strerror}); "
-            "choose another"
-        ) from None

@@ -13,7 +13,8 @@ from policies.robots import get_robot
 from sim2real.delta.model import check_output, joint_indices
 from sim2real.delta.train import DeltaConfig, train_delta
 from sim2real.episodes.store import load_episodes
-from sim2real.replay.cli import check_new, table_text, write_json
+from sim2real.replay.cli import table_text
+from sim2real.results import check_new, write_json
 
 
 def delta_train(
@@ -25,7 +26,7 @@ def delta_train(
     joints: tuple[str, ...] = (),
     epochs: int = DeltaConfig.epochs,
     rounds: int = DeltaConfig.rounds,
-    history: int = DeltaConfig.history,
+    history: int | None = DeltaConfig.history,
     limit_rad: float | None = None,
     label_ticks: int = DeltaConfig.label_ticks,
     seed: int = 0,
@@ -42,7 +43,7 @@ def delta_train(
         joints: joints that get a delta, `_joint` may be left out; none for all.
         epochs: most passes over the data.
         rounds: times that the simulator is rolled with the model and the drift labelled anew.
-        history: control ticks of history that the model sees.
+        history: control ticks of history that the model sees; default: the better of 1 and 3.
         limit_rad: largest delta, rad; 0.1 for an arm and 0.5 for a legged robot if not given.
         label_ticks: control ticks that one label explains; more for noisy velocities.
         seed: of initialisation, split and noise.

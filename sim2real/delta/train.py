@@ -32,6 +32,7 @@ Progress = Callable[[str, float], None]
 _LIMIT_RAD = {"position": 0.1, "setpoint": 0.5}
 _HORIZON_S = 1.0
 _LEAST_STEPS = 100
+_HISTORIES = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,9 @@ class DeltaConfig:
 
     Attributes:
         joints: joints that get a delta; none means all. ``_joint`` at the end may be left out.
-        history: ticks of history that the model sees.
+        history: ticks of history that the model sees; None to fit once with each of 1 and 3 and
+            keep what replays the held-out episodes better. A delay of the robot needs more than
+            one tick, a legged robot's few episodes do not support more.
         hidden: widths of the hidden layers.
         ensemble: networks in the ensemble.
         epochs: most passes over the data.
@@ -62,7 +65,7 @@ class DeltaConfig:
     """
 
     joints: tuple[str, ...] = ()
-    history: int = 1
+    history: int | None = None
     hidden: tuple[int, ...] = (256, 128)
     ensemble: int = 3
     epochs: int = 40
@@ -92,6 +95,7 @@ class TrainReport:
         validation_rmse_rad: joint error after up to 1 s of replay on the held-out episodes: open
             loop, then each round.
         round: the round that was kept, 0 for the fit on the log alone.
+        history: ticks of history of the model.
     """
 
     labels: LabelStats
@@ -100,6 +104,7 @@ class TrainReport:
     validation_loss: tuple[float, ...]
     validation_rmse_rad: tuple[float, ...]
     round: int
+    history: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,30 +162,46 @@ def train_delta(
         ticks=config.label_ticks,
     )
     held = _held_out(log, len(episodes), config)
-    report = progress or (lambda stage, share: None)
+    report: Progress = progress or (lambda stage, share: None)
     with BatchStepper(robot, rate_hz=log.rate_hz) as stepper:
         rows, deltas, stats = label_log(
             stepper, log, joints, labelling, lambda share: report("label", share)
         )
-        inputs = features(
-            robot,
-            log.state.map(lambda x: x[rows]),
-            log.setpoint_rad[rows],
-            History.of(log, rows, config.history),
-        )
-        samples = Samples(inputs=inputs, deltas=deltas[:, joints], rows=rows)
-        task = _Task(robot, log, stepper, joints, labelling, config, held)
-        errors = [task.replay_error(None)]
-        models: list[DeltaModel] = []
-        losses: list[tuple[float, float]] = []
-        for turn in range(config.rounds + 1):
-            if turn:
-                drifted = task.aggregate(models[-1], lambda share: report("roll", share))
-                samples = samples.join(drifted)
-            model, loss = task.fit(samples, lambda share: report("fit", share))
-            models.append(model)
-            losses.append(loss)
-            errors.append(task.replay_error(model))
+        choices = _HISTORIES if config.history is None else (config.history,)
+        candidates = [
+            _train(
+                _Task(robot, log, stepper, joints, labelling, config, history, held),
+                rows,
+                deltas[:, joints],
+                stats,
+                report,
+            )
+            for history in choices
+        ]
+    return min(candidates, key=lambda c: min(c[1].validation_rmse_rad[1:]))
+
+
+def _train(
+    task: _Task, rows: Rows, deltas: Float, stats: LabelStats, report: Progress
+) -> tuple[DeltaModel, TrainReport]:
+    """Fit on the labels, then ``config.rounds`` times on what the model drifted into as well."""
+    inputs = features(
+        task.robot,
+        task.log.state.map(lambda x: x[rows]),
+        task.log.setpoint_rad[rows],
+        History.of(task.log, rows, task.history),
+    )
+    samples = Samples(inputs=inputs, deltas=deltas, rows=rows)
+    errors = [task.replay_error(None)]
+    models: list[DeltaModel] = []
+    losses: list[tuple[float, float]] = []
+    for turn in range(task.config.rounds + 1):
+        if turn:
+            samples = samples.join(task.aggregate(models[-1], lambda share: report("roll", share)))
+        model, loss = task.fit(samples, lambda share: report("fit", share))
+        models.append(model)
+        losses.append(loss)
+        errors.append(task.replay_error(model))
     best = int(np.argmin(errors[1:]))
     return models[best], TrainReport(
         labels=stats,
@@ -189,6 +210,7 @@ def train_delta(
         validation_loss=tuple(x[1] for x in losses),
         validation_rmse_rad=tuple(errors),
         round=best,
+        history=task.history,
     )
 
 
@@ -200,7 +222,7 @@ def _check(config: DeltaConfig, episodes: Sequence[Episode], log: Log) -> None:
         )
     positive = ("ensemble", "epochs", "batch", "lr", "iterations", "label_ticks", "ridge")
     wrong = [name for name in positive if not getattr(config, name) > 0]
-    wrong += [name for name in ("history", "rounds") if getattr(config, name) < 0]
+    wrong += [name for name in ("history", "rounds") if (getattr(config, name) or 0) < 0]
     wrong += [name for name in ("validation", "pull") if not 0.0 < getattr(config, name) < 1.0]
     if not all(0 < width <= 4096 for width in config.hidden):
         wrong.append("hidden")
@@ -230,6 +252,7 @@ class _Task:
         joints: Rows,
         labelling: LabelConfig,
         config: DeltaConfig,
+        history: int,
         held: Rows,
     ) -> None:
         self.robot, self.log, self.stepper = robot, log, stepper
@@ -239,7 +262,7 @@ class _Task:
         starts = log.windows(max(self.ticks // 2, 1), 1)
         outside = np.isin(log.first[starts], held)
         self.train_starts, self.held_starts = starts[~outside], starts[outside]
-        self.held = held
+        self.held, self.history = held, history
 
     def fit(
         self, samples: Samples, progress: Callable[[float], None]
@@ -263,7 +286,7 @@ class _Task:
             robot=self.robot,
             rate_hz=self.log.rate_hz,
             joints=tuple(self.robot.joint_names[i] for i in self.joints),
-            history=c.history,
+            history=self.history,
             hidden=c.hidden,
             members=c.ensemble,
             limit_rad=self.labelling.limit_rad,
@@ -314,7 +337,7 @@ class _Task:
             self.robot,
             drifted,
             log.setpoint_rad[rows],
-            _rolled_history(log, starts, states, window, tick, config.history),
+            _rolled_history(log, starts, states, window, tick, self.history),
         )
         return Samples(inputs=inputs, deltas=delta[:, self.joints], rows=rows)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from policies.errors import InputError
 from policies.robots import get_robot
-from sim2real.bags.cli import write_json
 from sim2real.episodes.align import estimate_latency_s
 from sim2real.episodes.build import build_episodes
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
+from sim2real.results import check_new, write_json
 
 
 def episodes_build(
@@ -35,8 +34,8 @@ def episodes_build(
         robot: whose joints are in them.
         out: directory to be made.
         rate_hz: grid rate, Hz; the control rate of the robot by default.
-        overwrite: replace OUT if it holds episodes.
-        json: write a summary to this new file.
+        overwrite: replace OUT if it holds episodes, and the JSON file.
+        json: write a summary to this file.
         state_topic: joint states; /joint_states by default.
         command_topic: commands; /joint_command or /joint_commands by default.
         min_length_s: shorter stretches are left out, s.
@@ -45,11 +44,8 @@ def episodes_build(
         InputError: anything about the bags or the paths is wrong.
     """
     spec = get_robot(robot)
-    for path in (p for p in (json, None if overwrite else out) if p is not None and p.exists()):
-        raise InputError(
-            f"expected a new path, but {path} exists; choose another"
-            + (" or give --overwrite" if path == out else "")
-        )
+    check_new(json, overwrite=overwrite)
+    check_new(out, overwrite=overwrite)
     episodes: list[Episode] = []
     counts: dict[str, int] = {}
     with tqdm(total=len(bag), desc="episodes", unit="bag", disable=None) as bar:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from policies.errors import InputError
 from policies.robots import get_robot
 from sim2real.delta.model import load_delta
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.open_loop import HORIZONS_S, replay
 from sim2real.replay.report import metric_rows, replay_sections
 from sim2real.report import write_report
+from sim2real.results import check_new, write_json
 from sim2real.sim.gaps import make_gap
 
 
@@ -30,34 +29,6 @@ def table_text(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ).rstrip()
         for row in cells
     )
-
-
-def check_new(file: Path | None, *, overwrite: bool) -> None:
-    """Refuse to replace a file, before the work begins.
-
-    Raises:
-        InputError: it exists and ``overwrite`` is False.
-    """
-    if file is not None and file.exists() and not overwrite:
-        raise InputError(
-            f"expected a new file, {file} exists; choose another name or give --overwrite"
-        )
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write ``content`` as JSON.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json_module.dumps(content, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"expected a place to write results, but {file} cannot be written "
-            f"({error.strerror}); choose another"
-        ) from None
 
 
 def replay_command(

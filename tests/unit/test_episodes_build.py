@@ -491,6 +491,6 @@ def test_the_command_line(
     with pytest.raises(InputError, match="exists"):
         episodes_build([bag], "panda", out)
     with pytest.raises(InputError, match="exists"):
-        episodes_build([bag], "panda", out, overwrite=True, json=summary)
+        episodes_build([bag], "panda", tmp_path / "other", json=summary)
     with pytest.raises(InputError, match="robot out of"):
         episodes_build([bag], "r2d2", tmp_path / "new")
