@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.interface import ActionChunk, Float, RobotSpec
+from policies.rotation import tilt_rad
 from policies.runtime.fault import Reason, State, Transition
 from policies.runtime.limits import Limiter, limits_of
 
@@ -376,11 +377,3 @@ def sample(chunk: ActionChunk, stamp_ns: int, *, hold: bool) -> Float:
         return kept
     between: Float = rows[k] + share * (rows[k + 1] - rows[k])
     return between
-
-
-def tilt_rad(quat_wxyz: Float) -> float:
-    """Angle between the body's z axis and the vertical, rad."""
-    w, x, y, z = (float(v) for v in quat_wxyz)
-    norm = w * w + x * x + y * y + z * z
-    cosine = 1.0 - 2.0 * (x * x + y * y) / max(norm, 1e-12)
-    return float(np.arccos(min(max(cosine, -1.0), 1.0)))

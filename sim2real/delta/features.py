@@ -6,18 +6,9 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
+from policies.rotation import rotate_inverse
 from sim2real.replay.open_loop import History
 from sim2real.sim.stepper import SimState
-
-
-def to_base_frame(quat_wxyz: Float, vector: Float) -> Float:
-    """Rotate world vectors (..., 3) into a base frame with orientation ``quat_wxyz`` (..., 4)."""
-    w, v = quat_wxyz[..., :1], quat_wxyz[..., 1:]
-    return (
-        vector * (2.0 * w**2 - 1.0)
-        - 2.0 * w * np.cross(v, vector)
-        + 2.0 * v * (v * vector).sum(axis=-1, keepdims=True)
-    )
 
 
 def feature_count(robot: RobotSpec, history: int) -> int:
@@ -63,5 +54,10 @@ def features(robot: RobotSpec, state: SimState, setpoint_rad: Float, history: Hi
                 "record odom and imu together with joint_states"
             )
         down = np.broadcast_to(np.array([0.0, 0.0, -1.0]), (batch, 3))
-        parts += [position[:, 2:], to_base_frame(turn, down), to_base_frame(turn, linear), angular]
+        parts += [
+            position[:, 2:],
+            rotate_inverse(turn, down),
+            rotate_inverse(turn, linear),
+            angular,
+        ]
     return np.concatenate(parts, axis=1)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.interface import Float
+from policies.rotation import rotation_vector
 from sim2real.replay.log import Log, Rows
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.stepper import SimState
@@ -75,17 +76,6 @@ class LabelStats:
     at_limit: float
 
 
-def quat_error_rad(quat_wxyz: Float, target_wxyz: Float) -> Float:
-    """Rotation vector from ``quat`` to ``target`` in the body frame, (..., 4) -> (..., 3), rad."""
-    w, v = quat_wxyz[..., :1], -quat_wxyz[..., 1:]
-    tw, tv = target_wxyz[..., :1], target_wxyz[..., 1:]
-    real = w * tw - (v * tv).sum(axis=-1, keepdims=True)
-    vector = w * tv + tw * v + np.cross(v, tv)
-    sine = np.linalg.norm(vector, axis=-1, keepdims=True)
-    angle = 2.0 * np.arctan2(sine, np.abs(real)) * np.where(real < 0.0, -1.0, 1.0)
-    return vector * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
-
-
 def _errors(target: SimState, state: SimState, config: LabelConfig, rate_hz: float) -> Float:
     """Weighted differences in rad/s, (..., ticks, r) flattened to (..., ticks * r)."""
     near = config.position_weight * rate_hz
@@ -97,7 +87,7 @@ def _errors(target: SimState, state: SimState, config: LabelConfig, rate_hz: flo
         want, have = vars(target), vars(state)
         parts += [config.base_weight * (want[k] - have[k]) for k in _BASE_RATES]
         parts.append(config.base_weight * near * (want["base_pos_m"] - have["base_pos_m"]))
-        turn = quat_error_rad(have["base_quat_wxyz"], want["base_quat_wxyz"])
+        turn = rotation_vector(have["base_quat_wxyz"], want["base_quat_wxyz"])
         parts.append(config.base_weight * near * turn)
     joined = np.concatenate(parts, axis=-1)
     return joined.reshape(*joined.shape[:-2], -1)

@@ -78,14 +78,6 @@ def hold_index(stamp_ns: Int, grid_ns: Int) -> NDArray[np.intp]:
     return index
 
 
-def rotate(quat_wxyz: Float, vector: Float) -> Float:
-    """Rotate vectors (N, 3) by unit quaternions (N, 4): base frame -> world frame."""
-    w, u = quat_wxyz[:, :1], quat_wxyz[:, 1:]
-    t = 2.0 * np.cross(u, vector)
-    rotated: Float = vector + w * t + np.cross(u, t)
-    return rotated
-
-
 def lag_s(command: Float, motion: Float, dt_s: float, *, max_lag_s: float = 0.3) -> float | None:
     """How long one signal follows another, by normalised cross-correlation.
 

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
+from policies.rotation import rotate
 from sim2real.bags.columns import NS, Columns
 from sim2real.bags.reader import Bag
-from sim2real.episodes.align import Int, rotate
+from sim2real.episodes.align import Int
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"

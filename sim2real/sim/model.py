@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from policies.errors import InputError
-from policies.interface import RobotSpec
+from policies.interface import Float, RobotSpec
 from sim2real.sim.gaps import Gap
 
 # A finger weighs 15 g; without the inertia of its motor and gear the stiff loop would be unstable
@@ -24,6 +24,8 @@ from sim2real.sim.gaps import Gap
 _FINGER_KP_N_M = 2000.0
 _FINGER_KD_N_S_M = 60.0
 _FINGER_ARMATURE_KG = 0.5
+_FLOOR_FRICTION = 1.0
+_PAYLOAD_RADIUS_M = 0.03
 
 
 @cache
@@ -74,12 +76,15 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
     if robot.floating_base:
         base.add_freejoint()
         base.pos = [0.0, 0.0, robot.base_height_m]
-        spec.worldbody.add_geom(
+        floor = spec.worldbody.add_geom(
             name="floor",
             type=mujoco.mjtGeom.mjGEOM_PLANE,
             size=[0.0, 0.0, 0.05],
-            friction=[1.0, 0.005, 0.0001],
+            friction=[gap.floor_friction or _FLOOR_FRICTION, 0.005, 0.0001],
+            priority=1,  # the floor's parameters hold for the contact, whatever the foot's are
         )
+        if gap.floor_softness_s is not None:
+            floor.solref = [gap.floor_softness_s, 1.0]
     else:
         for geom in spec.geoms:  # an arm in free space: its own links must not collide
             geom.contype = geom.conaffinity = 0
@@ -91,41 +96,56 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
         for name in robot.gripper.finger_joints:
             spec.joint(name).armature = _FINGER_ARMATURE_KG
             _pd_actuator(spec, name, _FINGER_KP_N_M, _FINGER_KD_N_S_M, robot.gripper.max_force_n)
-    for body_name, mass in gap.payload_kg.items():
-        body = spec.body(body_name)
-        if body is None:
-            raise InputError(f"gap {gap.name}: robot {robot.name} has no body {body_name!r}")
-        # A body of its own, so that the robot's gravity compensation does not know of it.
-        load = body.add_body(name=f"{body_name}_payload")
-        radius = 0.03
-        load.explicitinertial = True
-        load.mass = mass
-        load.inertia = [0.4 * mass * radius**2] * 3
+    _change_masses(spec, robot, gap)
     return spec
 
 
+def _change_masses(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:
+    for name in {**gap.mass, **gap.payload_kg, **gap.payload_com_m}:
+        if spec.body(name) is None:
+            raise InputError(f"gap {gap.name}: robot {robot.name} has no body {name!r}")
+    for name, factor in gap.mass.items():
+        body = spec.body(name)
+        body.mass *= factor
+        body.inertia = factor * body.inertia
+        body.fullinertia = factor * body.fullinertia
+    for name, mass in gap.payload_kg.items():
+        # A body of its own, so that the robot's gravity compensation does not know of it.
+        load = spec.body(name).add_body(name=f"{name}_payload")
+        load.explicitinertial = True
+        load.mass = mass
+        load.ipos = gap.payload_com_m.get(name, (0.0, 0.0, 0.0))
+        load.inertia = [0.4 * mass * _PAYLOAD_RADIUS_M**2] * 3
+
+
 def _add_joints(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:
-    strength = gap.per_joint(robot, gap.strength, factor=True)
-    friction = gap.per_joint(robot, gap.friction_nm, factor=False)
-    damping = gap.per_joint(robot, gap.damping_nm_s_rad, factor=False)
-    armature = gap.per_joint(robot, gap.armature_kg_m2, factor=False)
+    def table(values: dict[str, float], *, factor: bool = False) -> Float:
+        return gap.per_joint(robot, values, factor=factor)
+
+    strength = table(gap.strength, factor=True)
+    kp = robot.kp_nm_rad * strength * table(gap.kp, factor=True)
+    kd = robot.kd_nm_s_rad * strength * table(gap.kd, factor=True)
+    limit = robot.effort_limit_nm * strength * table(gap.torque_limit, factor=True)
+    damping = robot.array("damping_nm_s_rad") + table(gap.damping_nm_s_rad)
+    armature = robot.array("armature_kg_m2") + table(gap.armature_kg_m2)
+    friction = robot.array("friction_nm") + table(gap.friction_nm)
+    spring, offset = table(gap.spring_nm_rad), table(gap.offset_rad)
     for i, joint in enumerate(robot.joints):
         element = spec.joint(joint.name)
-        element.armature = joint.armature_kg_m2 + armature[i]
-        element.damping = np.array([joint.damping_nm_s_rad + damping[i], 0.0, 0.0])
-        element.frictionloss = joint.friction_nm + friction[i]
+        element.armature = armature[i]
+        element.damping = np.array([damping[i], 0.0, 0.0])
+        element.frictionloss = friction[i]
+        element.stiffness = np.array([spring[i], 0.0, 0.0])
+        element.springref = joint.default_rad
         # The actuator carries the limit; a second one on the joint would hide a weak motor.
         element.actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
-        _pd_actuator(
-            spec,
-            joint.name,
-            joint.kp_nm_rad * strength[i],
-            joint.kd_nm_s_rad * strength[i],
-            joint.effort_limit_nm * strength[i],
-        )
+        actuator = _pd_actuator(spec, joint.name, kp[i], kd[i], limit[i])
+        actuator.biasprm[0] = kp[i] * offset[i]
 
 
-def _pd_actuator(spec: mujoco.MjSpec, joint: str, kp: float, kd: float, limit: float) -> None:
+def _pd_actuator(
+    spec: mujoco.MjSpec, joint: str, kp: float, kd: float, limit: float
+) -> mujoco.MjsActuator:
     actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     actuator.gaintype = mujoco.mjtGain.mjGAIN_FIXED
     actuator.biastype = mujoco.mjtBias.mjBIAS_AFFINE
@@ -134,6 +154,7 @@ def _pd_actuator(spec: mujoco.MjSpec, joint: str, kp: float, kd: float, limit: f
     actuator.biasprm[2] = -kd
     actuator.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
     actuator.forcerange = [-limit, limit]
+    return actuator
 
 
 def build_model(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjModel:

@@ -11,7 +11,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
-from policies.runtime.guard import tilt_rad
+from policies.rotation import rotate_inverse, tilt_rad
 from sim2real.sim.gaps import make_gap
 from sim2real.sim.stepper import SimState, Stepper, default_state
 
@@ -182,11 +182,3 @@ class VirtualRobot:
         self._last_lin_vel = state.base_lin_vel_m_s
         force = change if self.steps else np.zeros(3)
         return rotate_inverse(state.base_quat_wxyz, force + np.array([0.0, 0.0, _GRAVITY_M_S2]))
-
-
-def rotate_inverse(quat_wxyz: Float, vector: Float) -> Float:
-    """A world-frame vector in the body frame of ``quat_wxyz``, (3,)."""
-    w, axis = quat_wxyz[0], -quat_wxyz[1:]
-    cross = 2.0 * np.cross(axis, vector)
-    rotated: Float = vector + w * cross + np.cross(axis, cross)
-    return rotated

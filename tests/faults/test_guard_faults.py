@@ -6,7 +6,7 @@ import pytest
 from policies.interface import ActionChunk
 from policies.robots import G1, PANDA
 from policies.runtime.fault import Reason, State
-from policies.runtime.guard import Guard, GuardConfig, sample, tilt_rad
+from policies.runtime.guard import Guard, GuardConfig, sample
 
 MS = 1_000_000
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
@@ -318,9 +318,3 @@ def test_chunk_is_sampled_by_time():
     assert sample(chunk, 110 * MS, hold=True) == 0.0
     assert sample(chunk, 120 * MS, hold=True) == 1.0
     assert sample(chunk, 900 * MS, hold=False) == 2.0
-
-
-def test_tilt_is_the_angle_to_the_vertical_whatever_the_heading():
-    assert tilt_rad(UPRIGHT) == 0.0
-    assert tilt_rad(np.array([np.cos(0.7), 0.0, 0.0, np.sin(0.7)])) == pytest.approx(0.0, abs=1e-6)
-    assert tilt_rad(np.array([np.cos(0.2), 0.0, np.sin(0.2), 0.0])) == pytest.approx(0.4)

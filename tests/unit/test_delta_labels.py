@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from policies.interface import reorder_index
 from policies.robots import G1, PANDA
-from sim2real.delta.labels import LabelConfig, label_log, quat_error_rad, solve
+from sim2real.delta.labels import LabelConfig, label_log, solve
 from sim2real.episodes.episode import Episode
 from sim2real.replay.log import Log
 from sim2real.replay.open_loop import play
@@ -121,21 +119,3 @@ def test_legged_labels_reduce_the_error_of_joints_and_base():
             LabelConfig(limit_rad=0.5),
         )
     assert after.sum() < 0.1 * before.sum()
-
-
-def unit(values):
-    return values / np.linalg.norm(values)
-
-
-@given(st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3), st.floats(0.0, 3.1))
-def test_quaternion_error_is_the_rotation_vector(axis, angle):
-    if np.linalg.norm(axis) < 1e-3:
-        return
-    start = unit(np.array([0.3, -0.5, 0.7, 0.2]))
-    w, v = np.cos(angle / 2), np.sin(angle / 2) * unit(np.array(axis))
-    end = np.concatenate(
-        [[start[0] * w - start[1:] @ v], start[0] * v + w * start[1:] + np.cross(start[1:], v)]
-    )
-    want = angle * unit(np.array(axis))
-    assert quat_error_rad(start, end) == pytest.approx(want, abs=1e-7)
-    assert quat_error_rad(start, -end) == pytest.approx(want, abs=1e-7)

@@ -18,7 +18,6 @@ from sim2real.episodes.align import (
     hold_index,
     interpolate,
     lag_s,
-    rotate,
     slerp,
 )
 from sim2real.episodes.episode import Episode
@@ -95,12 +94,6 @@ def test_slerp_turns_at_constant_rate_whatever_the_signs(
     got = slerp(np.array([START, START + 100 * MS]), ends, time)[0]
     half = angle / 2 * (time[0] - START) / (100 * MS)
     np.testing.assert_allclose(got, [np.cos(half), 0, 0, np.sin(half)], atol=1e-9)
-
-
-def test_rotate_is_body_to_world() -> None:
-    quarter_turn_about_z = np.array([[np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)]])
-    forward = np.array([[1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(rotate(quarter_turn_about_z, forward), [[0, 1, 0]], atol=1e-15)
 
 
 def smooth(t: Float, seed: int) -> Float:

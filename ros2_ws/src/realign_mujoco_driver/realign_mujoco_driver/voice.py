@@ -13,7 +13,8 @@ from std_msgs.msg import Header
 
 from policies import messages as wire
 from policies.interface import RobotSpec
-from sim2real.sim.virtual_robot import Sensors, rotate_inverse
+from policies.rotation import rotate_inverse
+from sim2real.sim.virtual_robot import Sensors
 
 QOS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
