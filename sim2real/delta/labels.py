@@ -97,6 +97,7 @@ def solve(
     stepper: BatchStepper,
     state: SimState,
     setpoint_rad: Float,
+    previous_rad: Float,
     target: SimState,
     joints: Rows,
     config: LabelConfig,
@@ -105,9 +106,11 @@ def solve(
     """Find the deltas that lead from ``state`` to ``target``.
 
     Args:
-        stepper: nominal simulator, without delay.
+        stepper: the simulator to correct.
         state: states to start from, arrays (B, ...).
         setpoint_rad: commanded set-points of the ticks ahead, (B, ticks, n), rad.
+        previous_rad: those of the ticks before, which the actuator delay still holds back,
+            (B, stepper.delay_ticks, n), rad.
         target: states after each of these ticks, arrays (B, ticks, ...).
         joints: indices of the joints that may get a delta, (m,).
         config: weights, bound and iterations.
@@ -127,6 +130,7 @@ def solve(
                 stepper,
                 state.map(lambda x, p=part: x[p]),  # type: ignore[misc]
                 setpoint_rad[part],
+                previous_rad[part],
                 target.map(lambda x, p=part: x[p]),  # type: ignore[misc]
                 joints,
                 config,
@@ -142,15 +146,18 @@ def _solve_chunk(
     stepper: BatchStepper,
     state: SimState,
     setpoint_rad: Float,
+    previous_rad: Float,
     target: SimState,
     joints: Rows,
     config: LabelConfig,
 ) -> tuple[Float, Float, Float]:
-    batch, _, n = setpoint_rad.shape
+    batch, ticks, n = setpoint_rad.shape
     many = len(joints)
 
     def errors(start: SimState, goal: SimState, command: Float, delta: Float) -> Float:
-        return _errors(goal, stepper.step(start, command + delta[:, None]), config, stepper.rate_hz)
+        held = np.repeat(delta[:, None], ticks, axis=1)
+        before = np.repeat(previous_rad, len(command) // batch, axis=0)
+        return _errors(goal, stepper.step(start, command, before, held), config, stepper.rate_hz)
 
     # The same states once for each joint that is probed, sample by sample.
     starts = state.map(lambda x: np.repeat(x, many, axis=0))
@@ -211,6 +218,7 @@ def label_log(
         stepper,
         log.state.map(lambda x: x[rows]),
         log.setpoint_rad[ahead[:, :-1]],
+        log.setpoint_rad[log.before(rows, stepper.delay_ticks)],
         log.state.map(lambda x: x[ahead[:, 1:]]),
         joints,
         config,

@@ -24,6 +24,7 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from sim2real.delta.features import feature_count, features
 from sim2real.replay.open_loop import History
+from sim2real.sim.gaps import Gap
 from sim2real.sim.stepper import SimState
 
 FORMAT = "realign-delta-1"
@@ -85,6 +86,7 @@ class DeltaModel:
         hidden: widths of the hidden layers.
         members: networks in the ensemble.
         limit_rad: bound on the delta, rad.
+        simulator: how the simulator that it corrects differs from the nominal one.
         weights: arrays of :func:`weight_shapes`, float64.
         training: facts about the training, for the file.
     """
@@ -97,6 +99,7 @@ class DeltaModel:
     members: int
     limit_rad: float
     weights: Mapping[str, Float] = field(repr=False)
+    simulator: Gap = field(default_factory=Gap)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def each(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
@@ -149,6 +152,7 @@ class DeltaModel:
             "hidden": list(self.hidden),
             "members": self.members,
             "limit_rad": self.limit_rad,
+            "simulator": self.simulator.to_json(),
             "sha256": _hash(out / _WEIGHTS),
             "training": dict(self.training),
         }
@@ -220,6 +224,7 @@ def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
         members=int(config["members"]),
         limit_rad=float(config["limit_rad"]),
         weights={k: v.astype(np.float64) for k, v in weights.items()},
+        simulator=Gap.from_json(config.get("simulator", {}), f"{path / _CONFIG}, 'simulator'"),
         training=config.get("training", {}),
     )
     _check_weights(path, model)

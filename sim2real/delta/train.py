@@ -22,8 +22,9 @@ from sim2real.delta.labels import LabelConfig, LabelStats, label_log, solve
 from sim2real.delta.model import DeltaModel, joint_indices
 from sim2real.episodes.episode import Episode
 from sim2real.replay.log import Log, Rows
-from sim2real.replay.open_loop import History, play
+from sim2real.replay.open_loop import History, at_motor, play
 from sim2real.sim.batch import BatchStepper
+from sim2real.sim.gaps import Gap
 from sim2real.sim.stepper import SimState
 
 Progress = Callable[[str, float], None]
@@ -135,6 +136,7 @@ def train_delta(
     robot: RobotSpec,
     *,
     config: DeltaConfig | None = None,
+    simulator: Gap | None = None,
     progress: Progress | None = None,
 ) -> tuple[DeltaModel, TrainReport]:
     """Train a delta-action model on logged episodes.
@@ -143,6 +145,7 @@ def train_delta(
         episodes: logs of ``robot``, all at one rate; at least two, one of them is held out.
         robot: the robot.
         config: see :class:`DeltaConfig`.
+        simulator: the simulator to correct, e.g. from system identification; None for nominal.
         progress: called as the work goes on.
 
     Returns:
@@ -163,14 +166,14 @@ def train_delta(
     )
     held = _held_out(log, len(episodes), config)
     report: Progress = progress or (lambda stage, share: None)
-    with BatchStepper(robot, rate_hz=log.rate_hz) as stepper:
+    with BatchStepper(robot, simulator, rate_hz=log.rate_hz) as stepper:
         rows, deltas, stats = label_log(
             stepper, log, joints, labelling, lambda share: report("label", share)
         )
         choices = _HISTORIES if config.history is None else (config.history,)
         candidates = [
             _train(
-                _Task(robot, log, stepper, joints, labelling, config, history, held),
+                _Task(robot, log, stepper, simulator, joints, labelling, config, history, held),
                 rows,
                 deltas[:, joints],
                 stats,
@@ -188,8 +191,8 @@ def _train(
     inputs = features(
         task.robot,
         task.log.state.map(lambda x: x[rows]),
-        task.log.setpoint_rad[rows],
-        History.of(task.log, rows, task.history),
+        task.motor[rows],
+        History.of(task.log, task.motor, rows, task.history),
     )
     samples = Samples(inputs=inputs, deltas=deltas, rows=rows)
     errors = [task.replay_error(None)]
@@ -249,6 +252,7 @@ class _Task:
         robot: RobotSpec,
         log: Log,
         stepper: BatchStepper,
+        simulator: Gap | None,
         joints: Rows,
         labelling: LabelConfig,
         config: DeltaConfig,
@@ -256,6 +260,7 @@ class _Task:
         held: Rows,
     ) -> None:
         self.robot, self.log, self.stepper = robot, log, stepper
+        self.simulator, self.motor = simulator or Gap(), at_motor(stepper, log)
         self.joints, self.labelling, self.config = joints, labelling, config
         longest = int((log.last - log.first).max())
         self.ticks = min(round(_HORIZON_S * log.rate_hz), longest)
@@ -291,6 +296,7 @@ class _Task:
             members=c.ensemble,
             limit_rad=self.labelling.limit_rad,
             weights=weights,
+            simulator=self.simulator,
             training={"method": "inverse", "seed": c.seed, "samples": len(samples.rows)},
         )
         return model, losses
@@ -328,6 +334,7 @@ class _Task:
             self.stepper,
             drifted,
             log.setpoint_rad[rows][:, None],
+            log.setpoint_rad[log.before(rows, self.stepper.delay_ticks)],
             goal.map(lambda x: x[:, None]),
             self.joints,
             self.labelling,
@@ -336,8 +343,8 @@ class _Task:
         inputs = features(
             self.robot,
             drifted,
-            log.setpoint_rad[rows],
-            _rolled_history(log, starts, states, window, tick, self.history),
+            self.motor[rows],
+            _rolled_history(log, self.motor, starts, states, window, tick, self.history),
         )
         return Samples(inputs=inputs, deltas=delta[:, self.joints], rows=rows)
 
@@ -362,10 +369,10 @@ def _blend(goal: SimState, drifted: SimState, logged: SimState, keep: float) -> 
 
 
 def _rolled_history(
-    log: Log, starts: Rows, states: SimState, window: Rows, tick: Rows, ticks: int
+    log: Log, motor_rad: Float, starts: Rows, states: SimState, window: Rows, tick: Rows, ticks: int
 ) -> History:
     """What came before each tick of a roll-out: the log before its start, then the roll-out."""
-    past = History.of(log, starts, ticks)
+    past = History.of(log, motor_rad, starts, ticks)
     ahead = log.ahead(starts, states.qpos_rad.shape[1] - 1)
     index = tick[:, None] + np.arange(ticks)
 
@@ -375,5 +382,5 @@ def _rolled_history(
     return History(
         qpos_rad=gather(past.qpos_rad, states.qpos_rad),
         qvel_rad_s=gather(past.qvel_rad_s, states.qvel_rad_s),
-        setpoint_rad=gather(past.setpoint_rad, log.setpoint_rad[ahead]),
+        setpoint_rad=gather(past.setpoint_rad, motor_rad[ahead]),
     )

@@ -34,7 +34,7 @@ class History:
 
     Attributes:
         qpos_rad, qvel_rad_s: joint states, (B, H, n).
-        setpoint_rad: set-points as the policy sent them, without delta, (B, H, n), rad.
+        setpoint_rad: set-points at the motors, without delta, (B, H, n), rad.
     """
 
     qpos_rad: Float
@@ -42,13 +42,13 @@ class History:
     setpoint_rad: Float
 
     @classmethod
-    def of(cls, log: Log, rows: Rows, ticks: int) -> History:
-        """What came before each of ``rows`` in the log."""
+    def of(cls, log: Log, motor_rad: Float, rows: Rows, ticks: int) -> History:
+        """What came before each of ``rows`` in the log, with :func:`at_motor` of its rows."""
         before = log.before(rows, ticks)
         return cls(
             qpos_rad=log.state.qpos_rad[before],
             qvel_rad_s=log.state.qvel_rad_s[before],
-            setpoint_rad=log.setpoint_rad[before],
+            setpoint_rad=motor_rad[before],
         )
 
     def pushed(self, state: SimState, setpoint_rad: Float) -> History:
@@ -65,7 +65,10 @@ class History:
 
 
 class DeltaAction(Protocol):
-    """A correction of the set-point from state, set-point and history."""
+    """A correction of the set-point at the motors from state, set-point and history.
+
+    It acts behind the simulator's actuator delay, and sees the set-points as they arrive there.
+    """
 
     @property
     def rate_hz(self) -> float:
@@ -75,8 +78,19 @@ class DeltaAction(Protocol):
     def history(self) -> int:
         """Ticks of history that it needs."""
 
+    @property
+    def simulator(self) -> Gap:
+        """How the simulator that it corrects differs from the nominal one."""
+
     def __call__(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
         """Delta on the set-point, (B, n), rad."""
+
+
+def at_motor(stepper: BatchStepper, log: Log) -> Float:
+    """Set-points of every row of a log as the motors see them, mean over the tick, (N, n), rad."""
+    rows = np.arange(len(log.first))
+    sent = log.setpoint_rad[log.before(rows, stepper.delay_ticks)]
+    return stepper.at_motor(log.setpoint_rad[:, None], sent)[:, 0]
 
 
 def play(
@@ -104,19 +118,20 @@ def play(
     ahead = log.ahead(rows, ticks)
     state = log.state.map(lambda x: x[rows])
     model = None if delta is None or isinstance(delta, np.ndarray) else delta
-    history = History.of(log, rows, model.history) if model else None
+    motor = at_motor(stepper, log)
+    history = History.of(log, motor, rows, model.history) if model else None
     sent = log.setpoint_rad[log.before(rows, stepper.delay_ticks)]
     frames = [state]
     for k in range(ticks):
-        logged = log.setpoint_rad[ahead[:, k]]
-        target = logged
+        now = ahead[:, k]
+        target, change = log.setpoint_rad[now][:, None], None
         if model is not None and history is not None:
-            target = logged + model(state, logged, history)
-            history = history.pushed(state, logged)
+            change = model(state, motor[now], history)[:, None]
+            history = history.pushed(state, motor[now])
         elif isinstance(delta, np.ndarray):
-            target = logged + delta[ahead[:, k]]
-        state = stepper.step(state, target[:, None], sent).map(lambda x: x[:, 0])
-        sent = np.concatenate([sent, target[:, None]], axis=1)[:, 1:]
+            change = delta[now][:, None]
+        state = stepper.step(state, target, sent, change).map(lambda x: x[:, 0])
+        sent = np.concatenate([sent, target], axis=1)[:, 1:]
         frames.append(state)
         if progress:
             progress((k + 1) / ticks)
@@ -191,8 +206,9 @@ def replay(
         delta: delta-action model; its errors come as ``delta_action`` beside ``open_loop``.
         horizons_s: lengths of replay from a reset, s.
         window_every_s: time between resets, s.
-        gap: dynamics gap of the simulator, None for the nominal robot; errors are always measured
-            on the nominal robot's bodies.
+        gap: dynamics gap of the simulator, None for the nominal robot; a delta-action model plays
+            in the simulator that it was trained on. Errors are measured on the nominal robot's
+            bodies.
         progress: called with the share of the work that is done.
 
     Returns:
@@ -225,24 +241,25 @@ def replay(
     if delta is not None:
         runs["delta_action"] = delta
     methods, qpos = {}, {}
-    with BatchStepper(robot, gap, rate_hz=log.rate_hz) as stepper:
-        for i, (name, model) in enumerate(runs.items()):
+    for i, (name, model) in enumerate(runs.items()):
 
-            def part(share: float, done: int = i) -> None:
-                if progress:
-                    progress((done + share) / len(runs))
+        def part(share: float, done: int = i) -> None:
+            if progress:
+                progress((done + share) / len(runs))
 
+        simulator = gap if model is None else model.simulator
+        with BatchStepper(robot, simulator, rate_hz=log.rate_hz) as stepper:
             states = play(stepper, log, rows, max(frames), delta=model, progress=part)
-            qpos[name] = states.qpos_rad
-            methods[name] = evaluate(
-                bodies(states),
-                logged_pos,
-                states.qpos_rad,
-                logged_qpos,
-                root=bodies.root,
-                ticks=log.left(rows),
-                frames=frames,
-            )
+        qpos[name] = states.qpos_rad
+        methods[name] = evaluate(
+            bodies(states),
+            logged_pos,
+            states.qpos_rad,
+            logged_qpos,
+            root=bodies.root,
+            ticks=log.left(rows),
+            frames=frames,
+        )
     whole = np.flatnonzero(log.left(rows) >= max(frames))
     shown = whole[np.linspace(0, len(whole) - 1, min(len(whole), 3)).round().astype(int)]
     return ReplayResult(

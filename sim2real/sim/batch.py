@@ -64,8 +64,29 @@ class BatchStepper:
         """Set-points before the present one that can still be on their way to the motors."""
         return -(-self.delay_steps // self.decimation)
 
+    def at_motor(self, targets_rad: Float, previous_rad: Float) -> Float:
+        """Set-points as the motors see them after the actuator delay, mean over each tick.
+
+        Args:
+            targets_rad: set-points as sent, (B, ticks, n).
+            previous_rad: set-points of the ticks before, newest last, (B, k, n).
+
+        Returns:
+            (B, ticks, n), rad; ``targets_rad`` itself without a delay.
+        """
+        if not self.delay_steps:
+            return targets_rad
+        batch, ticks, n = targets_rad.shape
+        steps = self._delayed(targets_rad, previous_rad)
+        mean: Float = steps.reshape(batch, ticks, self.decimation, n).mean(axis=2)
+        return mean
+
     def step(
-        self, state: SimState, targets_rad: Float, previous_rad: Float | None = None
+        self,
+        state: SimState,
+        targets_rad: Float,
+        previous_rad: Float | None = None,
+        delta_rad: Float | None = None,
     ) -> SimState:
         """Advance by ``ticks`` control ticks.
 
@@ -74,6 +95,7 @@ class BatchStepper:
             targets_rad: set-points held over each tick, (B, ticks, n).
             previous_rad: set-points of the ticks before, newest last, (B, k, n): what is still in
                 the actuator delay of a gap. Default: the joint positions.
+            delta_rad: added to the set-points behind the delay, at the motors, (B, ticks, n).
 
         Returns:
             The states after each tick, arrays (B, ticks, ...).
@@ -87,20 +109,25 @@ class BatchStepper:
         control = np.zeros((batch, ticks, model.nu))
         if self.layout.fingers:
             control[:, :, self.layout.fingers] = self.robot.gripper.max_width_m / 2.0  # type: ignore[union-attr]
+        if not self.delay_steps and delta_rad is not None:
+            targets_rad = targets_rad + delta_rad
         control[:, :, self.layout.ctrl] = targets_rad
         control = np.repeat(control, self.decimation, axis=1)
         if self.delay_steps:
-            control[:, :, self.layout.ctrl] = self._delayed(state, targets_rad, previous_rad)
+            if previous_rad is None or previous_rad.shape[1] == 0:
+                previous_rad = state.qpos_rad[:, None]
+            delayed = self._delayed(targets_rad, previous_rad)
+            if delta_rad is not None:
+                delayed = delayed + np.repeat(delta_rad, self.decimation, axis=1)
+            control[:, :, self.layout.ctrl] = delayed
         states, _sensors = self._rollout.rollout(model, self._data, start, control)
         ends = states[:, self.decimation - 1 :: self.decimation]
         qpos = ends[..., 1 : 1 + model.nq]
         qvel = ends[..., 1 + model.nq : 1 + model.nq + model.nv]
         return self.layout.read(qpos, qvel)
 
-    def _delayed(self, state: SimState, targets_rad: Float, previous_rad: Float | None) -> Float:
+    def _delayed(self, targets_rad: Float, previous_rad: Float) -> Float:
         """Set-points at the physics rate as they reach the motors, (B, physics steps, n)."""
-        if previous_rad is None or previous_rad.shape[1] == 0:
-            previous_rad = state.qpos_rad[:, None]
         have = np.arange(-self.delay_ticks, 0)
         before = previous_rad[:, np.maximum(have, -previous_rad.shape[1])]
         steps = np.repeat(np.concatenate([before, targets_rad], axis=1), self.decimation, axis=1)

@@ -241,10 +241,10 @@ def make_gap(robot: RobotSpec, name: str) -> Gap:
             name="worn",
             strength={"left_hip_*": 0.85, "left_knee_*": 0.8, "right_knee_*": 0.9},
             kd={"*": 0.8},
-            torque_limit={"*_knee_*": 0.4, "*_hip_*": 0.5, "*_ankle_*": 0.4},
+            torque_limit=dict.fromkeys(_LEGS, 0.6),
             friction_nm={"*": 0.3},
             spring_nm_rad={"*_ankle_*": 6.0, "*_shoulder_*": 4.0, "waist_*": 20.0},
-            offset_rad={"left_ankle_pitch_joint": 0.04, "right_knee_joint": -0.03},
+            offset_rad={"left_ankle_pitch_joint": 0.02, "right_knee_joint": -0.02},
             floor_friction=0.8,
             floor_softness_s=0.04,
         )

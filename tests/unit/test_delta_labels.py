@@ -75,7 +75,22 @@ def test_a_delta_that_is_in_the_log_is_found(stepper):
     state = default_state(PANDA).map(lambda x: x[None])
     setpoint = (PANDA.default_rad + 0.01)[None, None]
     target = stepper.step(state, setpoint + offset)
-    delta, before, after = solve(stepper, state, setpoint, target, ALL, CONFIG)
+    sent = setpoint[:, :0]
+    delta, before, after = solve(stepper, state, setpoint, sent, target, ALL, CONFIG)
+    assert delta[0] == pytest.approx(offset, abs=1e-3)
+    assert after < 1e-3 * before
+
+
+def test_a_delta_acts_behind_the_actuator_delay():
+    """Half of the tick still follows the set-point of the tick before; the delta is all there."""
+    offset = np.linspace(-0.03, 0.03, PANDA.n)
+    state = default_state(PANDA).map(lambda x: x[None])
+    setpoint = (PANDA.default_rad + 0.01)[None, None]
+    sent = (PANDA.default_rad - 0.02)[None, None]
+    with BatchStepper(PANDA, Gap(delay_s=0.005)) as late:
+        np.testing.assert_allclose(late.at_motor(setpoint, sent), 0.5 * (setpoint + sent))
+        target = late.step(state, setpoint, sent, np.broadcast_to(offset, (1, 1, PANDA.n)))
+        delta, before, after = solve(late, state, setpoint, sent, target, ALL, CONFIG)
     assert delta[0] == pytest.approx(offset, abs=1e-3)
     assert after < 1e-3 * before
 
@@ -114,6 +129,7 @@ def test_legged_labels_reduce_the_error_of_joints_and_base():
             nominal,
             log.map(lambda x: x[4:-1]),
             setpoint[0, 4:, None],
+            np.empty((8, 0, G1.n)),
             log.map(lambda x: x[5:, None]),
             np.arange(G1.n),
             LabelConfig(limit_rad=0.5),

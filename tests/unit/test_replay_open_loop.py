@@ -56,6 +56,7 @@ class Constant:
     """A delta that is the same for all joints."""
 
     history = 2
+    simulator = Gap()
     rate_hz = 100.0
 
     def __init__(self, value):
@@ -133,10 +134,10 @@ def test_windows_and_history_stay_inside_their_episode(weak):
 def test_history_that_is_pushed_is_the_history_of_the_log(weak):
     log = Log.of([weak], PANDA)
     rows = np.array([7, 40])
-    pushed = History.of(log, rows, 3).pushed(
+    pushed = History.of(log, log.setpoint_rad, rows, 3).pushed(
         log.state.map(lambda x: x[rows]), log.setpoint_rad[rows]
     )
-    for name, values in vars(History.of(log, rows + 1, 3)).items():
+    for name, values in vars(History.of(log, log.setpoint_rad, rows + 1, 3)).items():
         assert np.array_equal(getattr(pushed, name), values)
 
 
