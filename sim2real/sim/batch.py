@@ -9,6 +9,7 @@ import numpy as np
 from mujoco import rollout
 
 from policies.interface import Float, RobotSpec
+from sim2real.sim.delay import actuator_delay
 from sim2real.sim.gaps import Gap
 from sim2real.sim.model import build_model
 from sim2real.sim.stepper import Layout, SimState, decimation
@@ -37,7 +38,7 @@ class BatchStepper:
         self.layout = Layout(robot, self.model)
         self.rate_hz = rate_hz or robot.control_rate_hz
         self.decimation = decimation(robot, self.rate_hz)
-        self.delay_steps = round(gap.delay_s / robot.physics_dt_s) if gap else 0
+        self._delay = actuator_delay(robot, gap, self.decimation)
         threads = threads or len(os.sched_getaffinity(0))
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
         self._rollout = rollout.Rollout(nthread=threads)
@@ -62,7 +63,7 @@ class BatchStepper:
     @property
     def delay_ticks(self) -> int:
         """Set-points before the present one that can still be on their way to the motors."""
-        return -(-self.delay_steps // self.decimation)
+        return self._delay.ticks
 
     def at_motor(self, targets_rad: Float, previous_rad: Float) -> Float:
         """Set-points as the motors see them after the actuator delay, mean over each tick.
@@ -74,12 +75,7 @@ class BatchStepper:
         Returns:
             (B, ticks, n), rad; ``targets_rad`` itself without a delay.
         """
-        if not self.delay_steps:
-            return targets_rad
-        batch, ticks, n = targets_rad.shape
-        steps = self._delayed(targets_rad, previous_rad)
-        mean: Float = steps.reshape(batch, ticks, self.decimation, n).mean(axis=2)
-        return mean
+        return self._delay.at_motor(targets_rad, previous_rad)
 
     def step(
         self,
@@ -106,30 +102,14 @@ class BatchStepper:
         self.layout.write(
             state, start[:, 1 : 1 + model.nq], start[:, 1 + model.nq :][:, : model.nv]
         )
-        control = np.zeros((batch, ticks, model.nu))
+        steps = ticks * self.decimation
+        control = np.zeros((batch, steps, model.nu))
         if self.layout.fingers:
             control[:, :, self.layout.fingers] = self.robot.gripper.max_width_m / 2.0  # type: ignore[union-attr]
-        if not self.delay_steps and delta_rad is not None:
-            targets_rad = targets_rad + delta_rad
-        control[:, :, self.layout.ctrl] = targets_rad
-        control = np.repeat(control, self.decimation, axis=1)
-        if self.delay_steps:
-            if previous_rad is None or previous_rad.shape[1] == 0:
-                previous_rad = state.qpos_rad[:, None]
-            delayed = self._delayed(targets_rad, previous_rad)
-            if delta_rad is not None:
-                delayed = delayed + np.repeat(delta_rad, self.decimation, axis=1)
-            control[:, :, self.layout.ctrl] = delayed
+        applied = self._delay.applied(targets_rad, previous_rad, delta_rad, state.qpos_rad)
+        control[:, :, self.layout.ctrl] = np.repeat(applied, steps // applied.shape[1], axis=1)
         states, _sensors = self._rollout.rollout(model, self._data, start, control)
         ends = states[:, self.decimation - 1 :: self.decimation]
         qpos = ends[..., 1 : 1 + model.nq]
         qvel = ends[..., 1 + model.nq : 1 + model.nq + model.nv]
         return self.layout.read(qpos, qvel)
-
-    def _delayed(self, targets_rad: Float, previous_rad: Float) -> Float:
-        """Set-points at the physics rate as they reach the motors, (B, physics steps, n)."""
-        have = np.arange(-self.delay_ticks, 0)
-        before = previous_rad[:, np.maximum(have, -previous_rad.shape[1])]
-        steps = np.repeat(np.concatenate([before, targets_rad], axis=1), self.decimation, axis=1)
-        start = len(have) * self.decimation - self.delay_steps
-        return steps[:, start : start + targets_rad.shape[1] * self.decimation]

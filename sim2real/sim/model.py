@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from sim2real.sim.gaps import Gap
 
 # A finger weighs 15 g; without the inertia of its motor and gear the stiff loop would be unstable
 # at the physics rate and shake the arm.
-_FINGER_KP_N_M = 2000.0
-_FINGER_KD_N_S_M = 60.0
-_FINGER_ARMATURE_KG = 0.5
-_FLOOR_FRICTION = 1.0
-_PAYLOAD_RADIUS_M = 0.03
+FINGER_KP_N_M = 2000.0
+FINGER_KD_N_S_M = 60.0
+FINGER_ARMATURE_KG = 0.5
+FLOOR_FRICTION = 1.0
+PAYLOAD_RADIUS_M = 0.03
 
 
 @cache
@@ -80,7 +81,7 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
             name="floor",
             type=mujoco.mjtGeom.mjGEOM_PLANE,
             size=[0.0, 0.0, 0.05],
-            friction=[gap.floor_friction or _FLOOR_FRICTION, 0.005, 0.0001],
+            friction=[gap.floor_friction or FLOOR_FRICTION, 0.005, 0.0001],
             priority=1,  # the floor's parameters hold for the contact, whatever the foot's are
         )
         if gap.floor_softness_s is not None:
@@ -94,8 +95,8 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
     _add_joints(spec, robot, gap)
     if robot.gripper:
         for name in robot.gripper.finger_joints:
-            spec.joint(name).armature = _FINGER_ARMATURE_KG
-            _pd_actuator(spec, name, _FINGER_KP_N_M, _FINGER_KD_N_S_M, robot.gripper.max_force_n)
+            spec.joint(name).armature = FINGER_ARMATURE_KG
+            _pd_actuator(spec, name, FINGER_KP_N_M, FINGER_KD_N_S_M, robot.gripper.max_force_n)
     _change_masses(spec, robot, gap)
     return spec
 
@@ -115,32 +116,69 @@ def _change_masses(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:
         load.explicitinertial = True
         load.mass = mass
         load.ipos = gap.payload_com_m.get(name, (0.0, 0.0, 0.0))
-        load.inertia = [0.4 * mass * _PAYLOAD_RADIUS_M**2] * 3
+        load.inertia = [0.4 * mass * PAYLOAD_RADIUS_M**2] * 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointParameters:
+    """Motors and passive forces of a robot's joints with a gap, each (n,).
+
+    Attributes:
+        kp_nm_rad, kd_nm_s_rad: gains of the joint PD loop.
+        limit_nm: torque limit.
+        damping_nm_s_rad, armature_kg_m2, friction_nm: viscous friction, rotor inertia, Coulomb
+            friction.
+        spring_nm_rad: stiffness that pulls the joint to its default position.
+        offset_rad: what the motor adds to its set-point.
+    """
+
+    kp_nm_rad: Float
+    kd_nm_s_rad: Float
+    limit_nm: Float
+    damping_nm_s_rad: Float
+    armature_kg_m2: Float
+    friction_nm: Float
+    spring_nm_rad: Float
+    offset_rad: Float
+
+    @classmethod
+    def of(cls, robot: RobotSpec, gap: Gap) -> JointParameters:
+        """Parameters of ``robot`` changed by ``gap``.
+
+        Raises:
+            InputError: the gap names a joint that the robot has not.
+        """
+
+        def table(values: dict[str, float], *, factor: bool = False) -> Float:
+            return gap.per_joint(robot, values, factor=factor)
+
+        strength = table(gap.strength, factor=True)
+        return cls(
+            kp_nm_rad=robot.kp_nm_rad * strength * table(gap.kp, factor=True),
+            kd_nm_s_rad=robot.kd_nm_s_rad * strength * table(gap.kd, factor=True),
+            limit_nm=robot.effort_limit_nm * strength * table(gap.torque_limit, factor=True),
+            damping_nm_s_rad=robot.array("damping_nm_s_rad") + table(gap.damping_nm_s_rad),
+            armature_kg_m2=robot.array("armature_kg_m2") + table(gap.armature_kg_m2),
+            friction_nm=robot.array("friction_nm") + table(gap.friction_nm),
+            spring_nm_rad=table(gap.spring_nm_rad),
+            offset_rad=table(gap.offset_rad),
+        )
 
 
 def _add_joints(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:
-    def table(values: dict[str, float], *, factor: bool = False) -> Float:
-        return gap.per_joint(robot, values, factor=factor)
-
-    strength = table(gap.strength, factor=True)
-    kp = robot.kp_nm_rad * strength * table(gap.kp, factor=True)
-    kd = robot.kd_nm_s_rad * strength * table(gap.kd, factor=True)
-    limit = robot.effort_limit_nm * strength * table(gap.torque_limit, factor=True)
-    damping = robot.array("damping_nm_s_rad") + table(gap.damping_nm_s_rad)
-    armature = robot.array("armature_kg_m2") + table(gap.armature_kg_m2)
-    friction = robot.array("friction_nm") + table(gap.friction_nm)
-    spring, offset = table(gap.spring_nm_rad), table(gap.offset_rad)
+    parameters = JointParameters.of(robot, gap)
     for i, joint in enumerate(robot.joints):
         element = spec.joint(joint.name)
-        element.armature = armature[i]
-        element.damping = np.array([damping[i], 0.0, 0.0])
-        element.frictionloss = friction[i]
-        element.stiffness = np.array([spring[i], 0.0, 0.0])
+        element.armature = parameters.armature_kg_m2[i]
+        element.damping = np.array([parameters.damping_nm_s_rad[i], 0.0, 0.0])
+        element.frictionloss = parameters.friction_nm[i]
+        element.stiffness = np.array([parameters.spring_nm_rad[i], 0.0, 0.0])
         element.springref = joint.default_rad
         # The actuator carries the limit; a second one on the joint would hide a weak motor.
         element.actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
-        actuator = _pd_actuator(spec, joint.name, kp[i], kd[i], limit[i])
-        actuator.biasprm[0] = kp[i] * offset[i]
+        kp, kd = parameters.kp_nm_rad[i], parameters.kd_nm_s_rad[i]
+        actuator = _pd_actuator(spec, joint.name, kp, kd, parameters.limit_nm[i])
+        actuator.biasprm[0] = kp * parameters.offset_rad[i]
 
 
 def _pd_actuator(
