@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
@@ -96,19 +97,35 @@ class BatchStepper:
         Returns:
             The states after each tick, arrays (B, ticks, ...).
         """
-        batch, ticks, _ = targets_rad.shape
+        applied = self._delay.applied(targets_rad, previous_rad, delta_rad, state.qpos_rad)
+        steps = targets_rad.shape[1] * self.decimation
+        return self.run(state, np.repeat(applied, steps // applied.shape[1], axis=1))
+
+    def run(
+        self, state: SimState, at_motor_rad: Float, models: Sequence[mujoco.MjModel] | None = None
+    ) -> SimState:
+        """Advance with a set-point at the motors for each physics step.
+
+        Args:
+            state: B states, arrays (B, ...).
+            at_motor_rad: set-points as they reach the motors, (B, physics steps, n), rad.
+            models: a model for each of the B states, of the same structure as :attr:`model`;
+                that one for all if not given.
+
+        Returns:
+            The states after each control tick, arrays (B, ticks, ...).
+        """
+        batch, steps, _ = at_motor_rad.shape
         model = self.model
         start = np.tile(self._base, (batch, 1))
         self.layout.write(
             state, start[:, 1 : 1 + model.nq], start[:, 1 + model.nq :][:, : model.nv]
         )
-        steps = ticks * self.decimation
         control = np.zeros((batch, steps, model.nu))
         if self.layout.fingers:
             control[:, :, self.layout.fingers] = self.robot.gripper.max_width_m / 2.0  # type: ignore[union-attr]
-        applied = self._delay.applied(targets_rad, previous_rad, delta_rad, state.qpos_rad)
-        control[:, :, self.layout.ctrl] = np.repeat(applied, steps // applied.shape[1], axis=1)
-        states, _sensors = self._rollout.rollout(model, self._data, start, control)
+        control[:, :, self.layout.ctrl] = at_motor_rad
+        states, _sensors = self._rollout.rollout(models or model, self._data, start, control)
         ends = states[:, self.decimation - 1 :: self.decimation]
         qpos = ends[..., 1 : 1 + model.nq]
         qvel = ends[..., 1 + model.nq : 1 + model.nq + model.nv]
