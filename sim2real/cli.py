@@ -84,6 +84,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="delta-action model from episodes",
         positional=("episodes",),
     ),
+    ("finetune",): Command(
+        function="sim2real.finetune.cli:finetune_command",
+        help="PPO with the frozen delta-action model in the actuator",
+    ),
     ("policy", "import", "asap"): Command(
         function="policies.cli:policy_import_asap",
         help="ASAP motion-tracking policy to a checkpoint",

@@ -1,0 +1,1 @@
+"""Fine-tuning of a policy in a simulator that a frozen delta-action model has aligned."""
