@@ -46,9 +46,13 @@ class Reference:
         return cls(name=name, state=state, body_pos_m=bodies(state), root=bodies.root)
 
     def lifted(self, height_m: float) -> Reference:
-        """The same motion with its lowest body at ``height_m`` in the median frame."""
+        """The same motion with its lowest body at ``height_m`` in the median frame.
+
+        A fixed base stays where it is.
+        """
+        if self.state.base_pos_m is None:
+            return self
         up = np.array([0.0, 0.0, height_m - _standing_m(self.body_pos_m)])
-        assert self.state.base_pos_m is not None
         state = replace(self.state, base_pos_m=self.state.base_pos_m + up)
         return replace(self, state=state, body_pos_m=self.body_pos_m + up)
 
@@ -119,7 +123,7 @@ def load_reference(path: Path, robot: RobotSpec, config: ActorConfig, own: Refer
     qpos[:, index] = _sample(motion, at)
     pose = _base_pose(content, at, len(motion), what) if robot.floating_base else None
     out = Reference.of(path.stem, robot, _placed(robot, qpos, pose, config.rate_hz))
-    return out if pose is None else out.lifted(_standing_m(own.body_pos_m))
+    return out.lifted(_standing_m(own.body_pos_m))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,7 +36,9 @@ Report = Callable[["Progress"], None]
 
 
 def _ppo_defaults() -> PpoConfig:
-    return PpoConfig(entropy=0.0, actor_lr=1e-4, critic_warmup=5, lr_range=(1e-5, 1e-3))
+    return PpoConfig(
+        entropy=0.0, actor_lr=1e-4, target_kl=0.02, lr_range=(1e-6, 1e-3), critic_warmup=5
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class FinetuneConfig:
     minutes: float = 20.0
     iterations: int | None = None
     envs: int = 256
-    std: float = 0.15
+    std: float = 0.2
     critic_hidden: tuple[int, ...] = (256, 128)
     randomization: Randomization | None = None
     evaluate_every: int = 20
