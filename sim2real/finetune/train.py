@@ -49,7 +49,8 @@ class FinetuneConfig:
         minutes: time for training, min.
         iterations: updates after which it ends in any case; None for no such bound.
         envs: robots side by side.
-        std: standard deviation of the raw actions at the start of training.
+        std: standard deviation of the raw actions at the start and the end of training: noise
+            that finds a way around the fall hides, later on, what tracks better.
         critic_hidden: widths of the critic's hidden layers.
         randomization: ranges of random dynamics, None for the aligned simulator as it is.
         evaluate_every: updates between evaluations.
@@ -62,7 +63,7 @@ class FinetuneConfig:
     minutes: float = 20.0
     iterations: int | None = None
     envs: int = 256
-    std: float = 0.2
+    std: tuple[float, float] = (0.2, 0.1)
     critic_hidden: tuple[int, ...] = (256, 128)
     randomization: Randomization | None = None
     evaluate_every: int = 20
@@ -157,7 +158,8 @@ def finetune(
     settings = config or FinetuneConfig()
     _check(settings)
     what = f"policy {checkpoint.config.name!r}"
-    actor = GaussianActor(read_actor(checkpoint.model, what), settings.std)
+    actor = GaussianActor(read_actor(checkpoint.model, what), settings.std[0])
+    actor.log_std.requires_grad_(False)  # it follows a schedule
     rate_hz = checkpoint.config.rate_hz
 
     def world(count: int, seed: int) -> ClosedLoop:
@@ -308,7 +310,13 @@ class _Run:
         while not over:
             stats = learner.iterate()
             minutes = (time.monotonic() - begin) / 60.0
-            over = minutes >= settings.minutes or learner.iteration == settings.iterations
+            share = minutes / settings.minutes
+            if settings.iterations:
+                share = max(share, learner.iteration / settings.iterations)
+            over = share >= 1.0
+            first, last = np.log(settings.std)
+            with torch.no_grad():
+                learner.actor.log_std.fill_(first + min(share, 1.0) * (last - first))
             score = None
             if over or learner.iteration % settings.evaluate_every == 0:
                 score = self._score()
@@ -364,8 +372,10 @@ def _provenance(
 
 
 def _check(settings: FinetuneConfig) -> None:
-    positive = ("minutes", "envs", "std", "evaluate_every", "evaluate_envs")
+    positive = ("minutes", "envs", "evaluate_every", "evaluate_envs")
     wrong = [name for name in positive if not getattr(settings, name) > 0]
+    if not min(settings.std) > 0.0:
+        wrong.append("std")
     if settings.iterations is not None and settings.iterations < 1:
         wrong.append("iterations")
     if wrong:

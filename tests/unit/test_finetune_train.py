@@ -45,7 +45,7 @@ def arm_policy(path, duration_s=0.5):
     return read_checkpoint(path)
 
 
-SMALL = FinetuneConfig(envs=16, evaluate_envs=4, evaluate_every=2, iterations=2, std=0.1)
+SMALL = FinetuneConfig(envs=16, evaluate_envs=4, evaluate_every=2, iterations=2)
 
 
 def test_two_updates_give_a_policy_that_runs_as_it_is(tmp_path):
@@ -56,6 +56,7 @@ def test_two_updates_give_a_policy_that_runs_as_it_is(tmp_path):
         checkpoint, PANDA, reference, simulator=WRONG_ZERO, config=SMALL, report=seen.append
     )
     assert [p.iteration for p in seen] == [1, 2]
+    assert [p.stats.std for p in seen] == pytest.approx([0.2, 0.2 / 2**0.5])  # on its way to 0.1
     assert (result.iterations, result.steps) == (2, 2 * 24 * 16)
     assert result.after.tracked >= result.before.tracked  # the best is kept, the given one at least
     save_checkpoint(tmp_path / "out", result.config, result.model)
