@@ -126,6 +126,12 @@ class Worker:
             )
         return hello
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def arrays(self, batch: int, ticks: int, setpoints: int) -> Call:
         """Shared arrays to fill before and read after a call; the next call overwrites them."""
         return self._memory.call(batch, ticks, setpoints, self._joints, self._base)

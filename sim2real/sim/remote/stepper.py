@@ -81,6 +81,11 @@ class RemoteStepper:
         return f"{hello['engine']} {hello['version']} (Python {hello['python']})"
 
     @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that have been started."""
+        return [worker.pid for worker in self._workers]
+
+    @property
     def mass_kg(self) -> float:
         """Mass of the robot as the engine built it, kg."""
         return self._workers[0].mass_kg

@@ -86,6 +86,7 @@ class IsaacGymSimulator(Simulator):
         self._gym.refresh_actor_root_state_tensor(self._sim)
         self._gym.refresh_dof_state_tensor(self._sim)
         self._actors = torch.arange(self._count, dtype=torch.int32, device=self._device)
+        self._unset = 0  # environments whose new states the engine has not got yet
 
     @staticmethod
     def _check(robot: dict[str, Any]) -> None:
@@ -176,13 +177,12 @@ class IsaacGymSimulator(Simulator):
 
     def _write(self, start: States) -> None:
         """Put the first of the environments into the given states."""
-        gym, motors, many = self._gym, self._motors, len(start.qpos)
+        motors, many = self._motors, len(start.qpos)
         dof = np.zeros((many, len(motors.neutral), 2))
         dof[..., 0] = motors.neutral
         dof[:, motors.controlled, 0] = start.qpos
         dof[:, motors.controlled, 1] = start.qvel
         self._dof[:many] = torch.as_tensor(dof, dtype=torch.float32, device=self._device)
-        actors = gymtorch.unwrap_tensor(self._actors)
         if self._floating:
             root = np.zeros((many, 13))
             for i, base in enumerate(start.base):
@@ -192,8 +192,18 @@ class IsaacGymSimulator(Simulator):
                 root[i, 7:10] = base[7:10] + np.cross(spin, turn @ self._com)
                 root[i, 10:13] = spin
             self._root[:many] = torch.as_tensor(root, dtype=torch.float32, device=self._device)
-            gym.set_actor_root_state_tensor_indexed(self._sim, self._root_tensor, actors, many)
-        gym.set_dof_state_tensor_indexed(self._sim, self._dof_tensor, actors, many)
+        self._unset = many
+
+    def _apply(self) -> None:
+        """Hand written states to the engine: once before a step, as it demands."""
+        gym, actors = self._gym, gymtorch.unwrap_tensor(self._actors)
+        if self._unset and self._floating:
+            gym.set_actor_root_state_tensor_indexed(
+                self._sim, self._root_tensor, actors, self._unset
+            )
+        if self._unset:
+            gym.set_dof_state_tensor_indexed(self._sim, self._dof_tensor, actors, self._unset)
+        self._unset = 0
 
     def _play(self, setpoints: Any, steps: int, out: States) -> None:
         gym, motors, many, ticks = self._gym, self._motors, len(setpoints), out.qpos.shape[1]
@@ -201,6 +211,7 @@ class IsaacGymSimulator(Simulator):
         each = goals.shape[1] // ticks
         forces = torch.zeros(self._dof.shape[:2], dtype=torch.float32, device=self._device)
         motor = np.zeros((many, len(motors.neutral)))
+        self._apply()
         for k in range(goals.shape[1]):
             for _ in range(steps):
                 qpos, qvel = self._joints(many)
