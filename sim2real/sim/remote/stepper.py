@@ -127,19 +127,37 @@ class RemoteStepper:
                 f"expected finite set-points for {self.robot.name}, got NaN or infinity; "
                 "drop the samples or the policy that they come from"
             )
-        steps = ticks * self.decimation // applied.shape[1]
         while len(self._workers) < min(self._processes, batch):
             self._workers.append(self._start())
-        shares = np.array_split(np.arange(batch), min(len(self._workers), batch))
-        for worker, share in zip(self._workers, shares, strict=False):
-            call = worker.arrays(len(share), ticks, applied.shape[1])
-            _fill(call.start, _take(rows, share))
-            call.setpoints[:] = applied[share]
-            worker.send("rollout", len(share), ticks, applied.shape[1], steps)
-        parts = []
-        for worker, share in zip(self._workers, shares, strict=False):
-            worker.wait()
-            parts.append(_state(worker.arrays(len(share), ticks, applied.shape[1]).out))
+        try:
+            return self._rollout(rows, applied, ticks)
+        except InputError:
+            raise
+        except BaseException:  # some workers may still have an answer to give
+            self.close()
+            raise
+
+    def _rollout(self, rows: States, applied: Float, ticks: int) -> SimState:
+        """Share the robots among the workers, and put their answers together."""
+        batch, count = applied.shape[:2]
+        many = min(len(self._workers), batch)
+        edges = [i * batch // many for i in range(many + 1)]
+        shares = list(zip(self._workers, edges[:-1], edges[1:], strict=False))
+        for worker, first, last in shares:
+            call = worker.arrays(last - first, ticks, count)
+            _fill(call.start, rows, slice(first, last))
+            call.setpoints[:] = applied[first:last]
+            worker.send("rollout", last - first, ticks, count, ticks * self.decimation // count)
+        parts, refused = [], []
+        for worker, first, last in shares:
+            try:
+                worker.wait()
+            except InputError as error:  # only after all have answered
+                refused.append(error)
+            else:
+                parts.append(_state(worker.arrays(last - first, ticks, count).out))
+        if refused:
+            raise refused[0]
         return _joined(parts)
 
 
@@ -195,7 +213,7 @@ class RemoteRobot:
             previous_targets = rows.qpos
         self._sent = np.asarray(previous_targets)[None]
         call = self._worker.arrays(1, 1, 1)
-        _fill(call.start, rows)
+        _fill(call.start, rows, slice(None))
         self._call("reset", 1, 1)
 
     def step(self, target_rad: Float) -> None:
@@ -275,15 +293,10 @@ def _rows(robot: RobotSpec, state: SimState, batch: int) -> States:
     return States(qpos, qvel, base, None)
 
 
-def _take(rows: States, share: np.typing.NDArray[np.intp]) -> States:
-    base = None if rows.base is None else rows.base[share]
-    return States(rows.qpos[share], rows.qvel[share], base, None)
-
-
-def _fill(start: States, rows: States) -> None:
-    start.qpos[:], start.qvel[:] = rows.qpos, rows.qvel
+def _fill(start: States, rows: States, part: slice) -> None:
+    start.qpos[:], start.qvel[:] = rows.qpos[part], rows.qvel[part]
     if rows.base is not None:
-        start.base[:] = rows.base
+        start.base[:] = rows.base[part]
 
 
 def _state(out: States) -> SimState:
