@@ -182,6 +182,21 @@ def test_a_batch_equals_its_robots_one_by_one(engines, robot):
         assert_states(rows(single, 0), rows(batch, i), rtol=0.0, atol=0.0)
 
 
+def test_a_batch_can_be_shared_among_processes(engines, worker):
+    simulator, python, _ = worker
+    state, targets = some_states(PANDA, 5), set_points(PANDA, 5, 3)
+    whole = engines(PANDA).step(state, targets)
+    engine = simulator.removesuffix("-remote")
+    with RemoteStepper(engine, PANDA, python=python, processes=2) as shared:
+        assert_states(shared.step(state, targets), whole, rtol=0.0, atol=0.0)
+        assert len(shared.pids) == 2
+        os.kill(shared.pids[1], signal.SIGKILL)
+        with pytest.raises(FaultError, match="ended"):
+            shared.step(state, targets)
+        with pytest.raises(FaultError, match="closed"):  # not the answer to the call before
+            shared.step(rows(state, slice(0, 1)), targets[:1])
+
+
 @pytest.mark.parametrize("robot", [G1, PANDA], ids=lambda r: r.name)
 def test_joints_are_known_by_name(engines, worker, robot):
     simulator, python, precision = worker
