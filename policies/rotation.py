@@ -48,3 +48,25 @@ def tilt_rad(quat_wxyz: Float) -> float:
     norm = w * w + x * x + y * y + z * z
     cosine = 1.0 - 2.0 * (x * x + y * y) / max(norm, 1e-12)
     return float(np.arccos(min(max(cosine, -1.0), 1.0)))
+
+
+def multiply(a_wxyz: Float, b_wxyz: Float) -> Float:
+    """Hamilton product of quaternions (..., 4): the rotation ``b`` seen in the frame of ``a``."""
+    aw, ax, ay, az = np.moveaxis(a_wxyz, -1, 0)
+    bw, bx, by, bz = np.moveaxis(b_wxyz, -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=-1,
+    )
+
+
+def to_quat(vector: Float) -> Float:
+    """Unit quaternion of a rotation vector (..., 3), rad -> (..., 4), wxyz."""
+    angle = np.linalg.norm(vector, axis=-1, keepdims=True)
+    share = 0.5 * np.sinc(0.5 * angle / np.pi)  # sin(angle / 2) / angle, also at zero
+    return np.concatenate([np.cos(0.5 * angle), share * vector], axis=-1)

@@ -10,11 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from policies.robots import get_robot
-from sim2real.delta.model import check_output, joint_indices
-from sim2real.delta.train import DeltaConfig, train_delta
+from sim2real.delta.findings import finding_rows, findings
+from sim2real.delta.model import DeltaModel, check_output, joint_indices
+from sim2real.delta.train import DeltaConfig, TrainReport, train_delta
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.cli import table_text
 from sim2real.results import check_new, write_json
+from sim2real.sim.gaps import make_gap
 
 
 def delta_train(
@@ -24,11 +26,13 @@ def delta_train(
     *,
     method: Literal["inverse"] = "inverse",
     joints: tuple[str, ...] = (),
+    simulator: str = "none",
+    networks: bool = DeltaConfig.networks,
+    window: int | None = DeltaConfig.window,
     epochs: int = DeltaConfig.epochs,
     rounds: int = DeltaConfig.rounds,
-    history: int | None = DeltaConfig.history,
+    horizon_s: float = DeltaConfig.horizon_s,
     limit_rad: float | None = None,
-    label_ticks: int = DeltaConfig.label_ticks,
     seed: int = 0,
     overwrite: bool = False,
     json: Path | None = None,
@@ -39,13 +43,15 @@ def delta_train(
         episodes: folder of episodes, from `realign episodes build`; some are held out.
         robot: robot name.
         out: folder for the model.
-        method: inverse: label each step with the smallest delta that explains it, and regress.
+        method: inverse: solve for the delta that explains the log.
         joints: joints that get a delta, `_joint` may be left out; none for all.
-        epochs: most passes over the data.
+        simulator: dynamics gap of the simulator to correct: the JSON of `realign sysid`, or a name.
+        networks: networks on top of the motor terms, where they help on held-out motions.
+        window: ticks of history that the networks see; default: the better of 1 and 3.
+        epochs: most passes of the networks over the data.
         rounds: times that the simulator is rolled with the model and the drift labelled anew.
-        history: control ticks of history that the model sees; default: the better of 1 and 3.
+        horizon_s: length of the windows that the motor terms are fitted to, s.
         limit_rad: largest delta, rad; 0.1 for an arm and 0.5 for a legged robot if not given.
-        label_ticks: control ticks that one label explains; more for noisy velocities.
         seed: of initialisation, split and noise.
         overwrite: replace the model and the results if they exist.
         json: file for machine-readable results.
@@ -54,13 +60,15 @@ def delta_train(
     check_output(out, overwrite=overwrite)
     check_new(json, overwrite=overwrite)
     joint_indices(spec, joints)
+    gap = make_gap(spec, simulator)
     config = DeltaConfig(
         joints=joints,
+        networks=networks,
+        window=window,
         epochs=epochs,
         rounds=rounds,
-        history=history,
+        horizon_s=horizon_s,
         limit_rad=limit_rad,
-        label_ticks=label_ticks,
         seed=seed,
     )
     logged = load_episodes(episodes, spec)
@@ -75,29 +83,50 @@ def delta_train(
             bar.set_description_str(f"delta: {stage}", refresh=False)
             bar.update(share - bar.n)
 
-        model, report = train_delta(logged, spec, config=config, progress=show)
+        model, report = train_delta(logged, spec, config=config, simulator=gap, progress=show)
     model.save(out, overwrite=overwrite)
-    labels = report.labels
-    print(
-        f"{robot}: {labels.count} labels, next-state error {labels.error_before:.4f} -> "
-        f"{labels.error_after:.4f} rad/s, {100 * labels.at_limit:.1f} % at the limit"
-    )
-    rows = [
-        (name, f"{1e3 * rms:.2f}")
-        for name, rms in zip(spec.joint_names, labels.rms_rad, strict=True)
-        if name in model.joints
-    ]
-    print(table_text(("delta of joint", "RMS, mrad"), rows))
-    before, after = report.validation_rmse_rad[0], report.validation_rmse_rad[report.round + 1]
-    print(
-        f"1 s replay of the held-out episodes: RMSE {before:.5f} -> {after:.5f} "
-        f"(round {report.round})"
-    )
+    _print(model, report)
     print(f"model: {out}")
     if json:
-        content = {"robot": robot, "method": method, "joints": list(model.joints), **asdict(report)}
-        content["labels"] = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in asdict(labels).items()
-        }
-        write_json(json, content)
+        write_json(json, _content(model, report, method))
+
+
+def _print(model: DeltaModel, report: TrainReport) -> None:
+    motor, labels, robot = report.motor, report.labels, model.robot
+    print(
+        f"{robot.name}: motor terms {', '.join(motor.terms)}; "
+        f"{100 * motor.explained:.0f} % of the multi-step error of left-out motions explained"
+    )
+    rows = finding_rows(robot, motor)
+    print(table_text(("joint", "what the log suggests"), rows) if rows else "no joint stands out")
+    print(
+        f"\n{labels.count} labels of the rest: next-state error {labels.error_before:.4f} -> "
+        f"{labels.error_after:.4f} rad/s, {100 * labels.at_limit:.1f} % at the limit"
+    )
+    kept = [
+        (name + (" *" if name == report.chosen else ""), f"{error:.5f}")
+        for name, error in report.errors.items()
+    ]
+    print(table_text(("up to 1 s of replay of a held-out motion (* kept)", "error"), kept))
+
+
+def _content(model: DeltaModel, report: TrainReport, method: str) -> dict[str, object]:
+    labels = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in asdict(report.labels).items()
+    }
+    return {
+        "robot": model.robot.name,
+        "method": method,
+        "joints": list(model.joints),
+        "simulator": model.simulator.to_json(),
+        "terms": list(report.motor.terms),
+        "ridge": report.motor.ridge,
+        "explained": report.motor.explained,
+        "findings": [asdict(found) for found in findings(model.robot, report.motor)],
+        "labels": labels,
+        "samples": report.samples,
+        "held_out_error": report.errors,
+        "chosen": report.chosen,
+        "gain": model.gain,
+    }

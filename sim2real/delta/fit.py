@@ -69,19 +69,19 @@ def fit(
     held_out: NDArray[np.bool_],
     config: FitConfig,
     progress: Callable[[float], None] | None = None,
-) -> tuple[dict[str, Float], tuple[float, float]]:
+) -> tuple[dict[str, Float], int]:
     """Fit an ensemble.
 
     Args:
         inputs: features, (N, F).
         deltas: labels, (N, m), rad.
-        held_out: samples that only decide when to stop, (N,).
+        held_out: samples that only decide when to stop, (N,); none to run all epochs.
         config: settings.
         progress: called with the share of the epochs that is done.
 
     Returns:
-        Arrays of :func:`sim2real.delta.model.weight_shapes`; losses on the fitted and the held-out
-        samples, in units of label variance.
+        Arrays of :func:`sim2real.delta.model.weight_shapes`, and the number of passes after which
+        the held-out loss was smallest.
     """
     torch.set_num_threads(1)  # small matrices: threads cost more than they give
     generator = torch.Generator().manual_seed(config.seed)
@@ -97,7 +97,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _warm_cosine(step / (config.epochs * per_epoch))
     )
-    best, best_loss, train_loss, waited = dict(weights), math.inf, math.inf, 0
+    best, best_loss, best_epoch = dict(weights), math.inf, 0
     for epoch in range(config.epochs):
         order = torch.stack(
             [
@@ -105,7 +105,6 @@ def fit(
                 for _ in range(config.ensemble)
             ]
         )
-        total = 0.0
         for part in torch.split(order, config.batch, dim=1):
             noise = config.input_noise * torch.randn((*part.shape, x.shape[1]), generator=generator)
             out = _forward(weights, x[part] + noise, len(config.hidden))
@@ -115,19 +114,16 @@ def fit(
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
-            total += float(loss.detach()) * part.shape[1]
-        held_loss = _loss(weights, x[other], y[other], config)
-        waited += 1
+        held_loss = _loss(weights, x[other], y[other], config) if len(other) else -epoch
         if held_loss < best_loss:
             best = {name: w.detach().clone() for name, w in weights.items()}
-            best_loss, waited = held_loss, 0
-            train_loss = total / (len(chosen) * config.ensemble)
+            best_loss, best_epoch = held_loss, epoch + 1
         if progress:
             progress((epoch + 1) / config.epochs)
-        if waited >= config.patience:
+        if epoch + 1 - best_epoch >= config.patience:
             break
     arrays = {name: w.detach().numpy().astype(np.float64) for name, w in best.items()}
-    return {"shift": shift, "scale": scale, "unit": unit, **arrays}, (train_loss, best_loss)
+    return {"shift": shift, "scale": scale, "unit": unit, **arrays}, best_epoch
 
 
 @torch.no_grad()

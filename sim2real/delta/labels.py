@@ -1,13 +1,13 @@
-"""Inverse labelling: the smallest change of the set-point that explains what the robot did.
+"""Inverse labels: the smallest change of the set-point that explains one tick of the log.
 
-For each logged step ``(s_t, a_t, s_t+1)`` the delta ``d`` solves
+For each step ``(s_t, a_t, s_t+1)`` the delta ``d`` solves
 
     min_d  |W (f(s_t, a_t + d) - s_t+1)|^2 + ridge^2 |d|^2     subject to |d| <= limit
 
-where ``f`` is one control tick of the nominal simulator. All steps run side by side: an iteration
-of Gauss-Newton is one batch of ``B (m + 1)`` one-tick simulations (finite differences in the ``m``
-chosen joints) and one of ``B`` to accept or refuse the step. ASAP (arXiv 2502.01143) finds the same
-deltas by reinforcement learning over whole episodes.
+where ``f`` is one control tick of the simulator. All steps run side by side: the Jacobian comes
+from :mod:`sim2real.delta.linear`, each Gauss-Newton step is accepted or refused by a batch of real
+simulations, sample by sample. ASAP (arXiv 2502.01143) finds such deltas by reinforcement learning
+over whole episodes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.interface import Float
-from policies.rotation import rotation_vector
+from policies.interface import Float, RobotSpec
+from sim2real.delta.linear import Float32, Linearisation
 from sim2real.replay.log import Log, Rows
-from sim2real.sim.batch import BatchStepper
+from sim2real.sim.engine import Engine
 from sim2real.sim.stepper import SimState
+from sim2real.sim.tangent import difference
 
 Progress = Callable[[float], None]
 
-_SIMULATIONS_PER_CALL = 20_000  # bounds memory: a G1 state is 0.6 kB per physics step
-
-_BASE_RATES = ("base_lin_vel_m_s", "base_ang_vel_rad_s")
+_OUTLIER = 5.0  # errors of this many typical ones begin to count less: impacts, lost samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +40,15 @@ class LabelConfig:
         ridge: cost of a delta against the errors below, (rad/s) / rad.
         position_weight: weight of position errors against velocity errors, per control tick: an
             error of position counts as the velocity that would make it in ``1 / weight`` ticks.
-            Well below 1, replayed labels drift away from the log.
+            Well below 1, replayed labels drift away from the log; noisy velocities want more.
         base_weight: weight of base errors (m/s, rad/s) against joint errors (rad/s).
-        probe_rad: step of the finite differences, rad.
-        ticks: control ticks over which one delta is held and compared with the log; more than one
-            averages the noise of measured velocities.
     """
 
     limit_rad: float
-    iterations: int = 2
+    iterations: int = 3
     ridge: float = 0.3
     position_weight: float = 5.0
     base_weight: float = 3.0
-    probe_rad: float = 1e-3
-    ticks: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,113 +70,74 @@ class LabelStats:
     at_limit: float
 
 
-def _errors(target: SimState, state: SimState, config: LabelConfig, rate_hz: float) -> Float:
-    """Weighted differences in rad/s, (..., ticks, r) flattened to (..., ticks * r)."""
-    near = config.position_weight * rate_hz
-    parts = [
-        target.qvel_rad_s - state.qvel_rad_s,
-        near * (target.qpos_rad - state.qpos_rad),
-    ]
-    if target.base_pos_m is not None:
-        want, have = vars(target), vars(state)
-        parts += [config.base_weight * (want[k] - have[k]) for k in _BASE_RATES]
-        parts.append(config.base_weight * near * (want["base_pos_m"] - have["base_pos_m"]))
-        turn = rotation_vector(have["base_quat_wxyz"], want["base_quat_wxyz"])
-        parts.append(config.base_weight * near * turn)
-    joined = np.concatenate(parts, axis=-1)
-    return joined.reshape(*joined.shape[:-2], -1)
+def _weights(robot: RobotSpec, config: LabelConfig, rate_hz: float) -> Float:
+    """Weights of the coordinates of a state difference, so that errors are in rad/s, (x,)."""
+    base = [config.base_weight] * (6 * robot.floating_base)
+    rates = np.array(base + [1.0] * robot.n)
+    return np.concatenate([config.position_weight * rate_hz * rates, rates])
 
 
 def solve(
-    stepper: BatchStepper,
+    stepper: Engine,
     state: SimState,
     setpoint_rad: Float,
     previous_rad: Float,
     target: SimState,
+    by_delta: Float32,
     joints: Rows,
     config: LabelConfig,
-    progress: Progress | None = None,
+    *,
+    base_rad: Float | None = None,
 ) -> tuple[Float, Float, Float]:
-    """Find the deltas that lead from ``state`` to ``target``.
+    """Find the deltas that lead from ``state`` to ``target`` in one control tick.
 
     Args:
         stepper: the simulator to correct.
         state: states to start from, arrays (B, ...).
-        setpoint_rad: commanded set-points of the ticks ahead, (B, ticks, n), rad.
+        setpoint_rad: commanded set-points, (B, n), rad.
         previous_rad: those of the ticks before, which the actuator delay still holds back,
             (B, stepper.delay_ticks, n), rad.
-        target: states after each of these ticks, arrays (B, ticks, ...).
+        target: states to reach, arrays (B, ...).
+        by_delta: derivative of the reached state by the deltas, (B, x, m), per rad.
         joints: indices of the joints that may get a delta, (m,).
         config: weights, bound and iterations.
-        progress: called with the share of the work that is done.
+        base_rad: deltas that act anyway, (B, n); the labels come on top, and the bound is on the
+            sum.
 
     Returns:
         Deltas (B, n), rad, zero for the other joints; squared weighted errors before and after,
         each (B,), (rad/s)^2.
     """
-    batch = len(setpoint_rad)
-    chunk = max(_SIMULATIONS_PER_CALL // (config.ticks * (len(joints) + 1)), 1)
-    parts = []
-    for start in range(0, batch, chunk):
-        part = slice(start, start + chunk)
-        parts.append(
-            _solve_chunk(
-                stepper,
-                state.map(lambda x, p=part: x[p]),  # type: ignore[misc]
-                setpoint_rad[part],
-                previous_rad[part],
-                target.map(lambda x, p=part: x[p]),  # type: ignore[misc]
-                joints,
-                config,
-            )
-        )
-        if progress:
-            progress(min(start + chunk, batch) / batch)
-    delta, before, after = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return delta, before, after
+    robot, many = stepper.robot, len(joints)
+    base = np.zeros_like(setpoint_rad) if base_rad is None else base_rad
+    weights = _weights(robot, config, stepper.rate_hz)
 
+    def errors(delta: Float) -> Float:
+        after = stepper.step(
+            state, setpoint_rad[:, None], previous_rad, (base + delta)[:, None]
+        ).map(lambda x: x[:, 0])
+        return difference(target, after) * weights
 
-def _solve_chunk(
-    stepper: BatchStepper,
-    state: SimState,
-    setpoint_rad: Float,
-    previous_rad: Float,
-    target: SimState,
-    joints: Rows,
-    config: LabelConfig,
-) -> tuple[Float, Float, Float]:
-    batch, ticks, n = setpoint_rad.shape
-    many = len(joints)
-
-    def errors(start: SimState, goal: SimState, command: Float, delta: Float) -> Float:
-        held = np.repeat(delta[:, None], ticks, axis=1)
-        before = np.repeat(previous_rad, len(command) // batch, axis=0)
-        return _errors(goal, stepper.step(start, command, before, held), config, stepper.rate_hz)
-
-    # The same states once for each joint that is probed, sample by sample.
-    starts = state.map(lambda x: np.repeat(x, many, axis=0))
-    goals = target.map(lambda x: np.repeat(x, many, axis=0))
-    commands = np.repeat(setpoint_rad, many, axis=0)
-    probe = np.zeros((many, n))
-    probe[np.arange(many), joints] = config.probe_rad
-
-    delta = np.zeros((batch, n))
-    error = errors(state, target, setpoint_rad, delta)
+    delta = np.zeros_like(setpoint_rad)
+    error = errors(delta)
+    typical = np.median(np.abs(error), axis=0) + 1e-3
+    trust = 1.0 / np.sqrt(1.0 + (error / (_OUTLIER * typical)) ** 2)
     before = (error**2).sum(axis=1)
-    cost = before.copy()
-    size = np.ones(batch)
+    jacobian = by_delta * (weights * trust)[:, :, None]
+    normal = jacobian.transpose(0, 2, 1) @ jacobian + config.ridge**2 * np.eye(many)
+    cost = ((trust * error) ** 2).sum(axis=1)
+    size = np.ones(len(delta))
     for _ in range(config.iterations):
-        probed = (delta[:, None] + probe).reshape(-1, n)
-        shifted = errors(starts, goals, commands, probed).reshape(batch, many, -1)
-        jacobian = (error[:, None] - shifted) / config.probe_rad  # of the state: minus the error's
-        normal = jacobian @ jacobian.transpose(0, 2, 1) + config.ridge**2 * np.eye(many)
-        slope = (jacobian @ error[..., None])[..., 0] - config.ridge**2 * delta[:, joints]
+        slope = (jacobian * (trust * error)[:, :, None]).sum(axis=1)
+        slope -= config.ridge**2 * delta[:, joints]
         step = np.linalg.solve(normal, slope[..., None])[..., 0]
         trial = delta.copy()
         trial[:, joints] += size[:, None] * step
-        trial = np.clip(trial, -config.limit_rad, config.limit_rad)
-        new_error = errors(state, target, setpoint_rad, trial)
-        new_cost = (new_error**2).sum(axis=1) + config.ridge**2 * (trial**2).sum(axis=1)
+        trial = np.clip(base + trial, -config.limit_rad, config.limit_rad) - base
+        trial[:, np.setdiff1d(np.arange(robot.n), joints)] = 0.0
+        new_error = errors(trial)
+        new_cost = ((trust * new_error) ** 2).sum(axis=1)
+        new_cost += config.ridge**2 * (trial**2).sum(axis=1)
         better = new_cost < cost
         delta[better], error[better], cost[better] = (
             trial[better],
@@ -194,44 +149,47 @@ def _solve_chunk(
 
 
 def label_log(
-    stepper: BatchStepper,
+    stepper: Engine,
     log: Log,
+    linear: Linearisation,
     joints: Rows,
     config: LabelConfig,
-    progress: Progress | None = None,
-) -> tuple[Rows, Float, LabelStats]:
+    *,
+    base_rad: Float | None = None,
+) -> tuple[Float, LabelStats]:
     """Label every step of a log.
 
     Args:
-        stepper: nominal simulator at the log's rate.
+        stepper: the simulator at the log's rate.
         log: episodes.
+        linear: the simulator along the log; its rows are labelled.
         joints: indices of the joints that may get a delta, (m,).
         config: weights, bound and iterations.
-        progress: called with the share of the work that is done.
+        base_rad: deltas that act anyway at these rows, (R, n).
 
     Returns:
-        Rows of the log that have a label (B,), their deltas (B, n) in rad, and statistics.
+        Deltas of ``linear.rows`` (R, n) in rad, and statistics.
     """
-    rows = log.steps(config.ticks)
-    ahead = log.ahead(rows, config.ticks)
+    rows = linear.rows
     delta, before, after = solve(
         stepper,
         log.state.map(lambda x: x[rows]),
-        log.setpoint_rad[ahead[:, :-1]],
+        log.setpoint_rad[rows],
         log.setpoint_rad[log.before(rows, stepper.delay_ticks)],
-        log.state.map(lambda x: x[ahead[:, 1:]]),
+        log.state.map(lambda x: x[rows + 1]),
+        linear.by_delta,
         joints,
         config,
-        progress,
+        base_rad=base_rad,
     )
-    return rows, delta, stats(delta, before, after, joints, config)
+    return delta, stats(delta, before, after, joints, config)
 
 
 def stats(
     delta: Float, before: Float, after: Float, joints: Rows, config: LabelConfig
 ) -> LabelStats:
     """Summarise labels as :func:`solve` returns them."""
-    terms = config.ticks * delta.shape[1]
+    terms = delta.shape[1]
     bounded: NDArray[np.bool_] = np.abs(delta[:, joints]) >= config.limit_rad * (1.0 - 1e-9)
     return LabelStats(
         count=len(delta),

@@ -1,8 +1,8 @@
-"""The delta-action model: an ensemble of small networks in NumPy, and its files.
+"""The delta-action model in NumPy: motor terms, an ensemble of small networks, a gate; its files.
 
-Each member is a linear map plus a SiLU network on standardised features. The linear part carries
-what most gaps are (weak motors, gravity, viscous friction are linear in position error, position
-and velocity) and extrapolates sanely; the network adds friction, delay and contact.
+The motor terms (:mod:`sim2real.delta.motor`) carry what has a physical name and holds for motions
+that were never seen; the networks, SiLU on standardised features, add what is left; the gate
+(:mod:`sim2real.delta.trust`) fades both where the data ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from safetensors.numpy import load_file, save_file
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from sim2real.delta.features import feature_count, features
+from sim2real.delta.motor import TERMS, term_values
+from sim2real.delta.trust import RANGES, coordinates, joint_trust, network_trust
 from sim2real.replay.open_loop import History
 from sim2real.sim.gaps import Gap
 from sim2real.sim.stepper import SimState
 
-FORMAT = "realign-delta-1"
+FORMAT = "realign-delta-2"
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _SMALLEST_SCALE = 1e-6
@@ -74,6 +77,16 @@ def weight_shapes(
     return shapes
 
 
+def model_shapes(robot: RobotSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays that every model has beside the networks'.
+
+    Returns:
+        ``motor`` (n, terms), and the ranges ``low`` and ``high`` of the gate (3, n).
+    """
+    gate = (RANGES, robot.n)
+    return {"motor": (robot.n, len(TERMS)), "low": gate, "high": gate}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeltaModel:
     """Delta on the set-point from state, set-point and history; a function without state.
@@ -81,31 +94,52 @@ class DeltaModel:
     Attributes:
         robot: the robot.
         rate_hz: control rate of the data it was trained on, Hz.
-        joints: joints that get a delta, in the order of the outputs.
-        history: ticks of history in the features.
+        joints: joints that get a delta, in the order of the networks' outputs.
+        history: ticks of history that it is given, of which the networks see ``window``.
+        window: ticks of history in the networks' features.
         hidden: widths of the hidden layers.
         members: networks in the ensemble.
         limit_rad: bound on the delta, rad.
+        gain: factor on the networks' part, chosen on held-out data; 0 for motor terms alone.
+        spread: disagreement of the members that is normal.
+        weights: arrays of :func:`model_shapes` and, unless ``gain`` is 0, :func:`weight_shapes`.
         simulator: how the simulator that it corrects differs from the nominal one.
-        weights: arrays of :func:`weight_shapes`, float64.
         training: facts about the training, for the file.
     """
 
     robot: RobotSpec
     rate_hz: float
     joints: tuple[str, ...]
-    history: int
+    window: int
     hidden: tuple[int, ...]
     members: int
     limit_rad: float
+    gain: float
+    spread: float
     weights: Mapping[str, Float] = field(repr=False)
     simulator: Gap = field(default_factory=Gap)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def history(self) -> int:
+        """Ticks of history that it must be given; the motor terms look at one."""
+        return max(self.window, 1)
+
+    @cached_property
+    def _chosen(self) -> list[int]:
+        return joint_indices(self.robot, self.joints)
+
+    def motor(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
+        """Part of the motor terms, without gate and bound, (B, n), rad."""
+        values = term_values(self.robot, state, setpoint_rad, history, self.rate_hz)
+        part: Float = (values * self.weights["motor"]).sum(axis=-1)
+        return part
+
     def each(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
-        """Deltas of each member, (members, B, n), rad; zero for joints that have none."""
+        """What each network adds, without gain, gate and bound, (members, B, m), rad."""
         w = self.weights
-        x = (features(self.robot, state, setpoint_rad, history) - w["shift"]) / w["scale"]
+        seen = history.last(self.window)
+        x = (features(self.robot, state, setpoint_rad, seen) - w["shift"]) / w["scale"]
         linear = x @ w["skip"]
         hidden = np.broadcast_to(x, (self.members, *x.shape))
         layers = len(self.hidden)
@@ -113,23 +147,36 @@ class DeltaModel:
             hidden = hidden @ w[f"w{i}"] + w[f"b{i}"][:, None]
             if i < layers:  # SiLU; tanh cannot overflow as exp can
                 hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))
-        out = np.zeros((self.members, len(x), self.robot.n))
-        out[..., joint_indices(self.robot, self.joints)] = (linear + hidden) * w["unit"]
-        return np.clip(out, -self.limit_rad, self.limit_rad)
+        out: Float = (linear + hidden) * w["unit"]
+        return out
+
+    def detailed(
+        self, state: SimState, setpoint_rad: Float, history: History
+    ) -> tuple[Float, Float, Float]:
+        """Delta (B, n) in rad, trust in each joint (B, n) and in the networks (B,), 0 to 1."""
+        w = self.weights
+        values = coordinates(self.robot, state, setpoint_rad)
+        joints = joint_trust(values, w["low"], w["high"])
+        delta = self.motor(state, setpoint_rad, history)
+        network = np.ones(len(delta))
+        if self.gain > 0.0:
+            each = self.each(state, setpoint_rad, history)
+            network = network_trust(each, w["unit"], self.spread)
+            delta[:, self._chosen] += self.gain * network[:, None] * each.mean(axis=0)
+        return np.clip(joints * delta, -self.limit_rad, self.limit_rad), joints, network
 
     def __call__(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
-        """Mean delta of the ensemble.
+        """The delta.
 
         Args:
             state: states, arrays (B, ...).
-            setpoint_rad: commanded set-points without delta, (B, n), rad.
+            setpoint_rad: set-points at the motors without delta, (B, n), rad.
             history: the ticks before, (B, H, n).
 
         Returns:
             Delta on the set-point, (B, n), rad, within ``limit_rad``.
         """
-        mean = self.each(state, setpoint_rad, history).mean(axis=0)
-        return np.clip(mean, -self.limit_rad, self.limit_rad)  # a mean can round past the bound
+        return self.detailed(state, setpoint_rad, history)[0]
 
     def save(self, out: Path, *, overwrite: bool = False) -> None:
         """Write ``config.json`` and ``model.safetensors`` into the folder ``out``.
@@ -148,10 +195,12 @@ class DeltaModel:
             "robot_fingerprint": self.robot.fingerprint,
             "rate_hz": self.rate_hz,
             "joints": list(self.joints),
-            "history": self.history,
+            "window": self.window,
             "hidden": list(self.hidden),
             "members": self.members,
             "limit_rad": self.limit_rad,
+            "gain": self.gain,
+            "spread": self.spread,
             "simulator": self.simulator.to_json(),
             "sha256": _hash(out / _WEIGHTS),
             "training": dict(self.training),
@@ -219,10 +268,12 @@ def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
         robot=robot,
         rate_hz=float(config["rate_hz"]),
         joints=tuple(config["joints"]),
-        history=int(config["history"]),
+        window=int(config["window"]),
         hidden=tuple(config["hidden"]),
         members=int(config["members"]),
         limit_rad=float(config["limit_rad"]),
+        gain=float(config["gain"]),
+        spread=float(config["spread"]),
         weights={k: v.astype(np.float64) for k, v in weights.items()},
         simulator=Gap.from_json(config.get("simulator", {}), f"{path / _CONFIG}, 'simulator'"),
         training=config.get("training", {}),
@@ -247,10 +298,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         "robot_fingerprint": str,
         "rate_hz": (int, float),
         "joints": list,
-        "history": int,
+        "window": int,
         "hidden": list,
         "members": int,
         "limit_rad": (int, float),
+        "gain": (int, float),
+        "spread": (int, float),
         "sha256": str,
     }
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -261,9 +314,11 @@ def _read_config(path: Path) -> dict[str, Any]:
             "joints": bool(config["joints"]) and all(isinstance(x, str) for x in config["joints"]),
             "hidden": all(isinstance(x, int) and 0 < x <= 4096 for x in config["hidden"]),
             "members": 0 < config["members"] <= 100,
-            "history": 0 <= config["history"] <= 1000,
+            "window": 0 <= config["window"] <= 1000,
             "rate_hz": 0 < config["rate_hz"] < np.inf,
             "limit_rad": 0 < config["limit_rad"] < np.inf,
+            "gain": 0 <= config["gain"] <= 1,
+            "spread": 0 < config["spread"] < np.inf,
         }
         wrong = [name for name, good in lists.items() if not good]
     if wrong:
@@ -272,8 +327,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _check_weights(path: Path, model: DeltaModel) -> None:
-    inputs = feature_count(model.robot, model.history)
-    want = weight_shapes(inputs, model.hidden, len(model.joints), model.members)
+    inputs = feature_count(model.robot, model.window)
+    want = model_shapes(model.robot)
+    if model.gain > 0.0:
+        want |= weight_shapes(inputs, model.hidden, len(model.joints), model.members)
     have = {name: value.shape for name, value in model.weights.items()}
     if want != have:
         wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
@@ -282,8 +339,12 @@ def _check_weights(path: Path, model: DeltaModel) -> None:
             "gives; train the model again"
         )
     bad = sorted(k for k, v in model.weights.items() if not np.isfinite(v).all())
-    if bad or (model.weights["scale"] < _SMALLEST_SCALE).any():
+    if not bad:
+        w = model.weights
+        positive = {"high": w["high"] - w["low"]} | {k: w[k] for k in ("scale", "unit") if k in w}
+        bad = sorted(k for k, v in positive.items() if (v < _SMALLEST_SCALE).any())
+    if bad:
         raise InputError(
-            f"{path}: expected finite weights and positive scales, got others in "
-            f"{bad or ['scale']}; train the model again"
+            f"{path}: expected finite weights, positive scales and ranges, got others in {bad}; "
+            "train the model again"
         )

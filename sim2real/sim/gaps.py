@@ -253,9 +253,9 @@ def make_gap(robot: RobotSpec, name: str) -> Gap:
             name="worn",
             strength={"panda_joint2": 0.8, "panda_joint4": 0.9},
             kd={"*": 0.8},
-            torque_limit={"*": 0.5},
+            torque_limit={"*": 0.6},
             friction_nm={"*": 1.0},
-            spring_nm_rad={"*": 30.0},
+            spring_nm_rad={"*": 8.0},
             offset_rad={"panda_joint4": 0.01},
         )
         gaps["arm_weak"] = Gap(name="arm_weak", strength={"*": 0.7})
