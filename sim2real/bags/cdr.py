@@ -1,8 +1,8 @@
 """CDR messages to NumPy columns: whole batches of equal layout at once, the rest one by one.
 
 A layout is found by walking one message. It holds for every message of the same length whose
-encapsulation, sequence lengths and joint names are the same bytes; those are decoded together as
-one NumPy structured array. CDR: OMG DDS-XTypes 1.3, plain CDR version 1.
+encapsulation, sequence lengths and joint names are the same bytes; those are decoded together,
+viewed as one NumPy structured array. CDR: OMG DDS-XTypes 1.3, plain CDR version 1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import InputError
+from sim2real.bags.batch import Bytes
 from sim2real.bags.definitions import typestore
 
 Array = NDArray[Any]
@@ -33,6 +34,7 @@ _POINT: tuple[Step, ...] = (
     ("i4", "from_start_sec", 1),
     ("u4", "from_start_nanosec", 1),
 )
+# a step without a name is passed over: covariances have no columns
 STEPS: dict[str, tuple[Step, ...]] = {
     "sensor_msgs/msg/JointState": (*_HEADER, ("names", "name", 0), *_JOINTS),
     "trajectory_msgs/msg/JointTrajectory": (
@@ -43,20 +45,20 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "sensor_msgs/msg/Imu": (
         *_HEADER,
         ("f8", "orientation", 4),
-        ("f8", "orientation_covariance", 9),
+        ("f8", "", 9),
         ("f8", "angular_velocity", 3),
-        ("f8", "angular_velocity_covariance", 9),
+        ("f8", "", 9),
         ("f8", "linear_acceleration", 3),
-        ("f8", "linear_acceleration_covariance", 9),
+        ("f8", "", 9),
     ),
     "nav_msgs/msg/Odometry": (
         *_HEADER,
         ("text", "child_frame_id", 0),
         *_POSE,
-        ("f8", "pose_covariance", 36),
+        ("f8", "", 36),
         ("f8", "linear_velocity", 3),
         ("f8", "angular_velocity", 3),
-        ("f8", "twist_covariance", 36),
+        ("f8", "", 36),
     ),
     "geometry_msgs/msg/PoseStamped": (*_HEADER, *_POSE),
     "std_msgs/msg/Header": _HEADER,
@@ -65,6 +67,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
 }
 # where the text is the message; elsewhere (frame ids) it may change without a new layout
 TEXT_TYPES = ("std_msgs/msg/Header", "std_msgs/msg/String")
+# fixed bytes closer than this are compared together with what lies between, mostly padding
+_SPAN_GAP_BYTES = 8
 _SIZES = {"i4": 4, "u4": 4, "f8": 8}
 
 
@@ -73,19 +77,19 @@ class Layout:
     """Where the fields of one kind of message lie.
 
     Attributes:
-        length: message length, bytes.
         dtype: structured dtype over the whole message.
-        fixed: byte ranges that must be as in the sample.
-        expected: those bytes of the sample.
+        sample: the message that it was found in, (length,).
+        fixed: which of its bytes must be as in the sample, (length,).
+        spans: stretches that hold all of the fixed bytes and few others.
         names: joint names, () for types without.
         n_points: number of trajectory points, 0 for other types.
         text: text field -> its value in the sample.
     """
 
-    length: int
     dtype: np.dtype[Any]
-    fixed: NDArray[np.intp]
-    expected: NDArray[np.uint8]
+    sample: Bytes
+    fixed: NDArray[np.bool_]
+    spans: tuple[tuple[int, int], ...]
     names: tuple[str, ...]
     n_points: int
     text: dict[str, str]
@@ -115,6 +119,7 @@ class _Walk:
     text: dict[str, str] = field(default_factory=dict)
 
     def take(self, size: int, align: int) -> int:
+        """Pass over ``size`` bytes; returns where they begin, after alignment."""
         start = self.position + (4 - self.position) % align
         self.position = start + size
         if self.position > len(self.data):
@@ -122,12 +127,14 @@ class _Walk:
         return start
 
     def count(self) -> int:
+        """Read a length field, which is a part of the layout."""
         start = self.take(4, 4)
         self.fixed.append((start, start + 4))
         value: int = struct.unpack_from("<I", self.data, start)[0]
         return value
 
     def string(self, *, constant: bool) -> str:
+        """Read a string; where it is constant, its bytes are a part of the layout."""
         size = self.count()
         start = self.take(size, 1)
         if constant:
@@ -135,11 +142,15 @@ class _Walk:
         return bytes(self.data[start : start + max(size - 1, 0)]).decode()
 
     def array(self, name: str, kind: str, count: int) -> None:
+        """Pass over ``count`` numbers, which are a field if they have a name."""
         if count:
             size = _SIZES[kind]
-            self.layout.append((name, kind, count, self.take(count * size, size)))
+            start = self.take(count * size, size)
+            if name:
+                self.layout.append((name, kind, count, start))
 
     def steps(self, steps: tuple[Step, ...], prefix: str = "") -> None:
+        """Pass over the fields of a message or of a part of it."""
         for kind, name, count in steps:
             if kind == "text":
                 value = self.string(constant=self.with_text)
@@ -184,32 +195,44 @@ def find_layout(data: memoryview | bytes, msgtype: str) -> Layout:
             "itemsize": len(data),
         }
     )
-    fixed = np.concatenate([np.arange(a, b) for a, b in walk.fixed])
+    fixed = np.zeros(len(data), bool)
+    spans: list[tuple[int, int]] = []
+    for start, stop in walk.fixed:
+        fixed[start:stop] = True
+        if spans and start - spans[-1][1] <= _SPAN_GAP_BYTES:
+            start = spans.pop()[0]
+        spans.append((start, stop))
     return Layout(
-        length=len(data),
         dtype=dtype,
+        sample=np.frombuffer(bytes(data), np.uint8),
         fixed=fixed,
-        expected=np.frombuffer(data, np.uint8)[fixed],
+        spans=tuple(spans),
         names=walk.names,
         n_points=walk.n_points,
         text=walk.text,
     )
 
 
-def matches(layout: Layout, stacked: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def matches(layout: Layout, stacked: Bytes) -> NDArray[np.bool_]:
     """Which of the messages, bytes (N, length), have this layout: (N,)."""
-    same: NDArray[np.bool_] = (stacked[:, layout.fixed] == layout.expected).all(axis=1)
+    same = np.ones(len(stacked), bool)
+    for start, stop in layout.spans:
+        equal = stacked[:, start:stop] == layout.sample[start:stop]
+        if not equal.all():
+            same &= equal.all(axis=1)
+    if not same.all():  # what lies between fixed bytes, such as padding, may differ
+        rest = np.flatnonzero(~same)
+        same[rest] = ((stacked[rest] == layout.sample) | ~layout.fixed).all(axis=1)
     return same
 
 
-def decode_batch(layout: Layout, stacked: NDArray[np.uint8]) -> Block:
-    """Decode messages of one layout, bytes (N, length), all at once."""
-    rows = np.ascontiguousarray(stacked).view(layout.dtype)[:, 0]
-    names = layout.dtype.names or ()
+def decode_batch(layout: Layout, stacked: Bytes) -> Block:
+    """Decode messages of one layout, bytes (N, length), all at once; fields are views of them."""
+    rows = stacked.view(layout.dtype)[:, 0]
     return Block(
         names=layout.names,
         n_points=layout.n_points,
-        fields={name: np.ascontiguousarray(rows[name]) for name in names},
+        fields={name: rows[name] for name in layout.dtype.names or ()},
         text={name: [value] * len(rows) for name, value in layout.text.items()},
     )
 
@@ -256,14 +279,12 @@ def _from_object(message: Any, msgtype: str) -> Block:
             _put(fields, **{f"{i}.from_start_nanosec": since.nanosec})
     elif msgtype == "sensor_msgs/msg/Imu":
         for name in ("orientation", "angular_velocity", "linear_acceleration"):
-            covariance = getattr(message, f"{name}_covariance")
-            _put(fields, **{name: _flat(getattr(message, name)), f"{name}_covariance": covariance})
+            _put(fields, **{name: _flat(getattr(message, name))})
     elif msgtype == "nav_msgs/msg/Odometry":
         pose, twist = message.pose, message.twist
         _put(fields, position=_flat(pose.pose.position), orientation=_flat(pose.pose.orientation))
         _put(fields, linear_velocity=_flat(twist.twist.linear))
         _put(fields, angular_velocity=_flat(twist.twist.angular))
-        _put(fields, pose_covariance=pose.covariance, twist_covariance=twist.covariance)
     elif msgtype == "geometry_msgs/msg/PoseStamped":
         pose = message.pose
         _put(fields, position=_flat(pose.position), orientation=_flat(pose.orientation))

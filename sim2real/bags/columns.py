@@ -1,29 +1,21 @@
-"""Columns of one topic: stamps, joint names and NumPy arrays, built batch by batch."""
+"""Columns of one topic: stamps, joint names and NumPy arrays, filled batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import InputError
-from policies.interface import Float, reorder_index
 from sim2real.bags import cdr
+from sim2real.bags.batch import NS, Batch, Bytes, Index, Int, gather
 from sim2real.bags.cdr import Block, Layout
-from sim2real.bags.mcap_stream import Message
+from sim2real.bags.joints import JOINT_STATE, TRAJECTORY, JointOrder
 
-NS = 1_000_000_000
-Int = NDArray[np.int64]
-_BATCH = 2048
-_MAX_NEW_LAYOUTS = 16
-_JOINT_FIELDS = {
-    "sensor_msgs/msg/JointState": ("position", "velocity", "effort"),
-    "trajectory_msgs/msg/JointTrajectory": ("positions", "velocities", "accelerations", "effort"),
-}
-_SINGULAR = {"positions": "position", "velocities": "velocity", "accelerations": "acceleration"}
+_MAX_LAYOUTS = 16  # for each message length; what has yet another one is decoded one by one
+_STAMP = ("sec", "nanosec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,215 +53,179 @@ class Columns:
         return len(self.stamp_ns)
 
 
-class Entry(NamedTuple):
-    """One message that waits to be decoded."""
-
-    sequence: int
-    log_ns: int
-    data: bytes
-
-
 @dataclass(kw_only=True)
 class ColumnBuilder:
-    """Collects messages of one topic and decodes them a batch at a time.
+    """Decodes the messages of one topic into arrays that are made as long as the topic.
 
     Attributes:
         topic, msgtype: what is collected.
+        count: how many messages there will be.
         names: joint order wanted, or None for that of the first message. With an order given,
             messages that carry none of these joints (a gripper on the same topic) are left out.
     """
 
     topic: str
     msgtype: str
+    count: int
     names: tuple[str, ...] | None = None
-    _pending: list[Entry] = field(default_factory=list)
+    _added: int = 0
+    _columns: dict[str, NDArray[Any]] = field(init=False)
+    _kept: NDArray[np.bool_] = field(init=False)
+    _text: NDArray[np.object_] = field(init=False)
     _layouts: dict[int, list[Layout]] = field(default_factory=dict)
-    _parts: list[dict[str, NDArray[Any]]] = field(default_factory=list)
-    _text: dict[int, str] = field(default_factory=dict)
-    _index: dict[tuple[str, ...], NDArray[np.intp] | None] = field(default_factory=dict)
+    _joints: JointOrder = field(init=False)
 
-    def add(self, sequence: int, message: Message) -> None:
-        """Take one message; ``sequence`` is its place in the bag.
+    def __post_init__(self) -> None:
+        self._columns = {name: np.zeros(self.count, np.int64) for name in ("sequence", "log_ns")}
+        self._kept = np.zeros(self.count, bool)
+        self._joints = JointOrder(topic=self.topic, names=self.names)
+        has_text = self.msgtype in cdr.TEXT_TYPES
+        self._text = np.full(self.count if has_text else 0, "", object)
 
-        Raises:
-            InputError: a message of the batch that this completes cannot be decoded.
-        """
-        # a copy: a view would keep the whole chunk in memory
-        self._pending.append(Entry(sequence, message.log_ns, bytes(message.data)))
-        if len(self._pending) >= _BATCH:
-            self._flush()
+    def add(self, batch: Batch, rows: Index, sequence: Int) -> None:
+        """Decode some messages of a batch.
 
-    def finish(self) -> Columns:
-        """All columns.
+        Args:
+            batch: messages of any topics.
+            rows: which of them are of this topic, ascending, (N,).
+            sequence: their places in the bag, (N,).
 
         Raises:
             InputError: a message cannot be decoded, or joints do not fit.
         """
-        self._flush()
-        merged = _concatenate(self._parts)
-        sequence = merged.pop("sequence", np.zeros(0, np.int64))
-        order = np.argsort(sequence, kind="stable")
-        merged = {name: values[order] for name, values in merged.items()}
-        log_ns = merged.pop("log_ns", np.zeros(0, np.int64))
+        first, self._added = self._added, self._added + len(rows)
+        if self._added > self.count:
+            raise InputError(
+                f"topic {self.topic}: expected {self.count} messages, got more; "
+                "read the bag again when nothing writes to it"
+            )
+        self._put("sequence", slice(first, self._added), sequence)
+        self._put("log_ns", slice(first, self._added), batch.log_ns[rows])
+        lengths = batch.length[rows]
+        for length in dict.fromkeys(lengths.tolist()):
+            chosen = np.flatnonzero(lengths == length)
+            stacked = gather(batch.data, batch.start[rows[chosen]], length)
+            self._decode(stacked, chosen + first)
+
+    def finish(self) -> Columns:
+        """All columns."""
+        columns = self._columns
+        if not self._kept.all():
+            columns = {name: values[self._kept] for name, values in columns.items()}
+        if "n_points" in columns:
+            points = int(columns["n_points"].max(initial=0))
+            columns = {n: v[:, :points] if v.ndim > 1 else v for n, v in columns.items()}
+        log_ns = columns.pop("log_ns")
         return Columns(
             topic=self.topic,
             msgtype=self.msgtype,
-            stamp_ns=merged.pop("stamp_ns", log_ns),
+            sequence=columns.pop("sequence"),
+            stamp_ns=columns.pop("stamp_ns", log_ns),
             log_ns=log_ns,
-            sequence=sequence[order],
-            names=self.names or (),
-            arrays=merged,
-            text=tuple(self._text[int(i)] for i in sequence[order]) if self._text else (),
+            names=self._joints.names or (),
+            arrays=columns,
+            text=tuple(self._text[: self._added].tolist()),
         )
 
-    def _flush(self) -> None:
-        batch, self._pending = self._pending, []
-        by_length: dict[int, list[Entry]] = {}
-        for entry in batch:
-            by_length.setdefault(len(entry.data), []).append(entry)
-        for length, entries in by_length.items():
-            self._decode(entries, length)
+    def _decode(self, stacked: Bytes, places: Index) -> None:
+        """Decode messages of one length: known layouts first, then new ones, then one by one.
 
-    def _decode(self, entries: list[Entry], length: int) -> None:
-        """Decode messages of one length: known layouts first, then new ones, then one by one."""
-        stacked = np.frombuffer(b"".join(entry.data for entry in entries), np.uint8)
-        stacked = stacked.reshape(len(entries), length)
-        todo = np.arange(len(entries))
-        known = self._layouts.setdefault(length, [])
+        Args:
+            stacked: the messages, (N, length).
+            places: theirs among the messages of the topic, ascending, (N,).
+        """
+        known = self._layouts.setdefault(stacked.shape[1], [])
         for layout in known:
-            todo = self._decode_matching(layout, stacked, todo, entries)
-        for _ in range(_MAX_NEW_LAYOUTS - len(known)):
-            if not len(todo):
-                return
+            stacked, places = self._decode_matching(layout, stacked, places)
+        while len(places) and len(known) < _MAX_LAYOUTS:
             try:
-                layout = cdr.find_layout(entries[todo[0]].data, self.msgtype)
+                layout = cdr.find_layout(stacked[0].data, self.msgtype)
             except ValueError:
                 break  # big-endian or broken: the general path tells which
             known.append(layout)
-            todo = self._decode_matching(layout, stacked, todo, entries)
-        for i in todo:
+            stacked, places = self._decode_matching(layout, stacked, places)
+        for message, place in zip(stacked, places.tolist(), strict=True):
             try:
-                block = cdr.decode_one(entries[i].data, self.msgtype)
+                block = cdr.decode_one(message.data, self.msgtype)
             except ValueError as error:
                 raise InputError(
                     f"topic {self.topic}: expected a {self.msgtype} as message "
-                    f"{entries[i].sequence} of the bag, but {error}; "
+                    f"{self._columns['sequence'][place]} of the bag, but {error}; "
                     "record it again or leave the topic out"
                 ) from None
-            self._keep(block, [entries[i]])
+            self._keep(block, slice(place, place + 1))
 
     def _decode_matching(
-        self,
-        layout: Layout,
-        stacked: NDArray[np.uint8],
-        todo: NDArray[np.intp],
-        entries: list[Entry],
-    ) -> NDArray[np.intp]:
-        if not len(todo):
-            return todo
-        same = cdr.matches(layout, stacked[todo])
-        chosen = todo[same]
-        if len(chosen):
-            self._keep(cdr.decode_batch(layout, stacked[chosen]), [entries[i] for i in chosen])
-        return todo[~same]
-
-    def _keep(self, block: Block, entries: list[Entry]) -> None:
-        part: dict[str, NDArray[Any]] = {
-            "sequence": np.array([entry.sequence for entry in entries], np.int64),
-            "log_ns": np.array([entry.log_ns for entry in entries], np.int64),
-        }
-        fields = block.fields
-        if "sec" in fields:
-            seconds = fields.pop("sec")[:, 0].astype(np.int64)
-            part["stamp_ns"] = seconds * NS + fields.pop("nanosec")[:, 0].astype(np.int64)
-        if self.msgtype in _JOINT_FIELDS:
-            index = self._joint_index(block.names)
-            if index is None:
-                return
-            part |= self._joint_arrays(block, index, len(entries))
+        self, layout: Layout, stacked: Bytes, places: Index
+    ) -> tuple[Bytes, Index]:
+        """Decode the messages that have the layout; returns the others."""
+        same = cdr.matches(layout, stacked)
+        if not same.any():
+            return stacked, places
+        if not same.all():
+            rest = stacked[~same], places[~same]
+            stacked, places = stacked[same], places[same]
         else:
-            part |= _plain_arrays(self.msgtype, fields)
-        for values in block.text.values():
-            self._text.update(zip((entry.sequence for entry in entries), values, strict=True))
-        self._parts.append(part)
+            rest = stacked[:0], places[:0]
+        self._keep(cdr.decode_batch(layout, stacked), _compact(places))
+        return rest
 
-    def _joint_index(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
-        """Index into a message's arrays; None where it has none of the joints."""
-        if not names:
-            return None
-        if self.names is None:
-            self.names = names
-        if names not in self._index:
-            if set(names).isdisjoint(self.names):
-                self._index[names] = None
-            else:
-                self._index[names] = reorder_index(names, self.names, f"topic {self.topic}")
-        return self._index[names]
+    def _keep(self, block: Block, place: Index | slice) -> None:
+        count = len(self._kept[place])
+        if self.msgtype in (JOINT_STATE, TRAJECTORY):
+            arrays = self._joints.arrays(block, self.msgtype, count)
+            if arrays is None:
+                return
+        else:
+            arrays = _plain_arrays(block, self.msgtype)
+        self._kept[place] = True
+        if "sec" in block.fields:
+            seconds = block.fields["sec"][:, 0].astype(np.int64)
+            self._put("stamp_ns", place, seconds * NS + block.fields["nanosec"][:, 0])
+        for name, values in arrays.items():
+            padded = self.msgtype == TRAJECTORY and values.ndim > 1
+            (self._put_points if padded else self._put)(name, place, values)
+        for text in block.text.values():
+            self._text[place] = text
 
-    def _joint_arrays(
-        self, block: Block, index: NDArray[np.intp], count: int
-    ) -> dict[str, NDArray[Any]]:
-        out: dict[str, NDArray[Any]] = {}
-        trajectory = self.msgtype == "trajectory_msgs/msg/JointTrajectory"
-        prefixes = [f"{i}." for i in range(block.n_points)] if trajectory else [""]
-        for name in _JOINT_FIELDS[self.msgtype]:
-            rows = [self._joint_field(block, p + name, index, count) for p in prefixes]
-            values = np.empty((count, len(rows), len(index)))
-            for i, row in enumerate(rows):
-                values[:, i] = np.nan if row is None else row
-            present = np.tile([row is not None for row in rows], (count, 1)).astype(bool)
-            out[_SINGULAR.get(name, name)] = values
-            out[f"has_{_SINGULAR.get(name, name)}"] = present.reshape(count, len(rows))
-        if not trajectory:
-            return {name: values[:, 0] for name, values in out.items()}
-        since = np.zeros((count, block.n_points), np.int64)
-        for i, p in enumerate(prefixes):
-            since[:, i] = block.fields[f"{p}from_start_sec"][:, 0].astype(np.int64) * NS
-            since[:, i] += block.fields[f"{p}from_start_nanosec"][:, 0].astype(np.int64)
-        out["time_from_start_ns"] = since
-        out["n_points"] = np.full(count, block.n_points, np.int64)
-        return out
+    def _put(self, name: str, place: Index | slice, values: NDArray[Any]) -> None:
+        if name not in self._columns:
+            self._columns[name] = self._room(name, values.shape[1:], values.dtype)
+        self._columns[name][place] = values
 
-    def _joint_field(
-        self, block: Block, name: str, index: NDArray[np.intp], count: int
-    ) -> Float | None:
-        values = block.fields.get(name)
-        if values is None:
-            return None
-        if values.shape != (count, len(block.names)):
+    def _put_points(self, name: str, place: Index | slice, values: NDArray[Any]) -> None:
+        """Put values (N, P, ...); what has fewer points is padded with NaN, False or 0."""
+        points = values.shape[1]
+        column = self._columns.get(name)
+        if column is None or column.shape[1] < points:
+            room = points if column is None else max(points, 2 * column.shape[1])
+            wide = self._room(name, (room, *values.shape[2:]), values.dtype)
+            wide.fill(np.nan if values.dtype.kind == "f" else 0)
+            if column is not None:
+                wide[:, : column.shape[1]] = column
+            self._columns[name] = column = wide
+        column[place, :points] = values
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        try:
+            return np.empty((self.count, *shape), dtype)
+        except MemoryError:
             raise InputError(
-                f"topic {self.topic}: expected {len(block.names)} values of {name}, one for each "
-                f"joint name, got {values.shape[1]}; the publisher must send all or none"
-            )
-        picked: Float = values[:, index]
-        return picked
+                f"topic {self.topic}: expected columns that fit into memory, but {self.count} "
+                f"messages with {shape} values of {name} do not; split the bag"
+            ) from None
 
 
-def _plain_arrays(msgtype: str, fields: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    out = {name: values for name, values in fields.items() if not name.endswith("_covariance")}
+def _compact(places: Index) -> Index | slice:
+    """As a slice where they follow one another: NumPy then copies blocks."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places
+
+
+def _plain_arrays(block: Block, msgtype: str) -> dict[str, NDArray[Any]]:
+    out = {name: values for name, values in block.fields.items() if name not in _STAMP}
     if "orientation" in out:
         out["orientation_wxyz"] = out.pop("orientation")[:, [3, 0, 1, 2]]
     if msgtype == "std_msgs/msg/Int32":
         out["data"] = out["data"][:, 0]
     return out
-
-
-def _concatenate(parts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Join parts; trajectories of fewer points are padded (NaN, False, 0)."""
-    if not parts:
-        return {}
-    points = max((p["time_from_start_ns"].shape[1] for p in parts if "n_points" in p), default=0)
-    out: dict[str, NDArray[Any]] = {}
-    for name in parts[0]:
-        columns = [part[name] for part in parts]
-        if points and columns[0].ndim > 1:
-            columns = [_pad(values, points) for values in columns]
-        out[name] = np.concatenate(columns)
-    return out
-
-
-def _pad(values: NDArray[Any], points: int) -> NDArray[Any]:
-    width = [(0, 0)] * values.ndim
-    width[1] = (0, points - values.shape[1])
-    fill = np.nan if values.dtype.kind == "f" else 0
-    return np.pad(values, width, constant_values=fill)

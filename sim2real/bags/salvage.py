@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policies.errors import InputError
-from sim2real.bags.mcap_stream import DamageError, McapStream, Message
-from sim2real.bags.reader import natural_key
+from sim2real.bags.batch import DamageError, Message
+from sim2real.bags.files import natural_key
+from sim2real.bags.mcap_stream import McapStream
 from sim2real.bags.writer import PROVENANCE_RECORD, BagWriter
 
 
@@ -59,7 +60,7 @@ def salvage(src: Path, dst: Path) -> SalvageReport:
     try:
         with BagWriter(dst, provenance=_provenance(files, damage)) as writer:
             for file in files:
-                _copy(McapStream(path=file), writer)
+                _copy(McapStream(path=file, skip_bad_chunks=True), writer)
     except BaseException:
         shutil.rmtree(dst, ignore_errors=True)
         raise
@@ -83,9 +84,9 @@ def _damage(files: list[Path], counts: dict[str, int]) -> list[str]:
     """Read all files once: what is wrong with them; recovered messages go into ``counts``."""
     damage: list[str] = []
     for file in files:
-        stream = McapStream(path=file)
+        stream = McapStream(path=file, skip_bad_chunks=True)
         try:
-            for message in stream.messages(skip_bad_chunks=True):
+            for message in stream.messages():
                 counts[message.topic.name] = counts.get(message.topic.name, 0) + 1
         except DamageError as error:
             damage += [f"{file.name}: {what}" for what in (*stream.skipped, str(error))]
@@ -97,9 +98,9 @@ def _damage(files: list[Path], counts: dict[str, int]) -> list[str]:
 def _provenance(files: list[Path], damage: list[str]) -> dict[str, str]:
     provenance: dict[str, str] = {}
     for file in files:
-        stream = McapStream(path=file)
+        stream = McapStream(path=file, skip_bad_chunks=True)
         try:
-            next(stream.messages(skip_bad_chunks=True), None)  # our record comes before messages
+            next(stream.messages(), None)  # our record comes before messages
         except DamageError:
             continue
         provenance |= stream.metadata.get(PROVENANCE_RECORD, {})
@@ -111,7 +112,7 @@ def _provenance(files: list[Path], damage: list[str]) -> dict[str, str]:
 
 def _copy(stream: McapStream, writer: BagWriter) -> None:
     try:
-        for message in stream.messages(skip_bad_chunks=True):
+        for message in stream.messages():
             _write(message, writer)
     except DamageError:
         return  # already reported by the first pass

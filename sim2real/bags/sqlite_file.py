@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from sim2real.bags.mcap_stream import MAX_CHUNK_BYTES, DamageError, Message, Topic, decompress
+import numpy as np
+
+from sim2real.bags.batch import BATCH_BYTES, Batch, DamageError, Topic
+from sim2real.bags.compression import decompress
+from sim2real.bags.mcap_records import MAX_CHUNK_BYTES
 
 
 @dataclass(kw_only=True)
@@ -26,8 +30,8 @@ class SqliteFile:
     compressed: bool = False
     topics: dict[int, Topic] = field(default_factory=dict)
 
-    def messages(self) -> Iterator[Message]:
-        """Yield every message in the order in which it was written.
+    def batches(self) -> Iterator[Batch]:
+        """Yield all messages in the order in which they were written, many at a time.
 
         Raises:
             DamageError: the database is malformed; whatever could be read before was yielded.
@@ -38,11 +42,12 @@ class SqliteFile:
         try:
             uri = f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as database:
+                self._read_topics(database)
                 yield from self._read(database)
         except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
             raise DamageError(f"SQLite says: {error}") from None
 
-    def _read(self, database: sqlite3.Connection) -> Iterator[Message]:
+    def _read_topics(self, database: sqlite3.Connection) -> None:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
         if not {"messages", "topics"} <= tables:
             raise DamageError("it has no rosbag2 tables")
@@ -56,13 +61,44 @@ class SqliteFile:
             "SELECT id, name, type, serialization_format FROM topics"
         ):
             self.topics[key] = Topic(name, kind, encoding, *definitions.get(kind, ("", "")))
+
+    def _read(self, database: sqlite3.Connection) -> Iterator[Batch]:
+        rows: list[tuple[int, int, bytes]] = []
+        size = 0
         query = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
-        for key, stamp_ns, data in database.execute(query):
-            topic = self.topics.get(key)
-            if topic is None or not isinstance(stamp_ns, int) or not isinstance(data, bytes):
-                raise DamageError("a message row cannot be read")
-            if self.compressed:
-                data = decompress(data, "zstd", MAX_CHUNK_BYTES)
-                if len(data) > MAX_CHUNK_BYTES:
-                    raise DamageError(f"a message would take more than {MAX_CHUNK_BYTES} bytes")
-            yield Message(topic, stamp_ns, stamp_ns, memoryview(data))
+        try:
+            for row in database.execute(query):
+                rows.append(self._checked(*row))
+                size += len(rows[-1][2])
+                if size >= BATCH_BYTES:
+                    yield self._batch(rows)
+                    rows, size = [], 0
+        except (DamageError, sqlite3.Error):
+            yield self._batch(rows)
+            raise
+        yield self._batch(rows)
+
+    def _checked(self, key: object, stamp_ns: object, data: object) -> tuple[int, int, bytes]:
+        if (
+            not (isinstance(key, int) and isinstance(stamp_ns, int) and isinstance(data, bytes))
+            or key not in self.topics
+        ):
+            raise DamageError("a message row cannot be read")
+        if self.compressed:
+            data = decompress(data, "zstd", MAX_CHUNK_BYTES)
+            if len(data) > MAX_CHUNK_BYTES:
+                raise DamageError(f"a message would take more than {MAX_CHUNK_BYTES} bytes")
+        return key, stamp_ns, data
+
+    def _batch(self, rows: list[tuple[int, int, bytes]]) -> Batch:
+        length = np.array([len(data) for _, _, data in rows], np.int64)
+        log_ns = np.array([stamp_ns for _, stamp_ns, _ in rows], np.int64)
+        return Batch(
+            data=np.frombuffer(b"".join(data for _, _, data in rows), np.uint8),
+            topics=self.topics,
+            channel=np.array([key for key, _, _ in rows], np.int64),
+            start=np.cumsum(length) - length,
+            length=length,
+            log_ns=log_ns,
+            publish_ns=log_ns,
+        )

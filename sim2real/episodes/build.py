@@ -9,7 +9,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import RobotSpec
-from sim2real.bags.columns import NS
+from sim2real.bags.batch import NS
 from sim2real.bags.reader import Bag, read_bag
 from sim2real.episodes.align import even_grid, hold_index, interpolate, slerp
 from sim2real.episodes.episode import Episode

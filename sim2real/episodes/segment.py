@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import InputError
-from sim2real.bags.columns import NS, Columns
+from sim2real.bags.batch import NS
+from sim2real.bags.columns import Columns
 from sim2real.episodes.align import SLACK_NS, Int
 from sim2real.episodes.streams import Base, Commands, States
 

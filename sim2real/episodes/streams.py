@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate
-from sim2real.bags.columns import NS, Columns
+from sim2real.bags.batch import NS
+from sim2real.bags.columns import Columns
 from sim2real.bags.reader import Bag
 from sim2real.episodes.align import Int
 

@@ -15,8 +15,11 @@ from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 
 from policies.errors import InputError
+from sim2real.bags.batch import DamageError
 from sim2real.bags.cli import bag_info, bag_salvage
-from sim2real.bags.mcap_stream import MAGIC, DamageError, McapStream, decompress
+from sim2real.bags.compression import decompress
+from sim2real.bags.mcap_records import MAGIC
+from sim2real.bags.mcap_stream import McapStream
 from sim2real.bags.reader import read_bag
 from sim2real.bags.salvage import salvage
 from sim2real.bags.writer import BagWriter

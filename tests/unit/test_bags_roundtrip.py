@@ -16,10 +16,10 @@ from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
 from policies.errors import InputError
 from sim2real.bags import cdr
+from sim2real.bags.batch import Batch, Topic
 from sim2real.bags.cli import bag_info
 from sim2real.bags.columns import ColumnBuilder
 from sim2real.bags.definitions import typestore
-from sim2real.bags.mcap_stream import Message, Topic
 from sim2real.bags.reader import read_bag
 from sim2real.bags.writer import BagWriter
 
@@ -205,10 +205,21 @@ def test_fast_path_equals_general_path(data: st.DataObject) -> None:
 
 
 def columns_of(raws: list[bytes], kind: str = JOINTS, names: Any = None) -> Any:
-    builder = ColumnBuilder(topic="/t", msgtype=kind, names=names)
-    topic = Topic("/t", kind, "cdr", "", "")
-    for i, raw in enumerate(raws):
-        builder.add(i, Message(topic, i, i, memoryview(raw)))
+    builder = ColumnBuilder(topic="/t", msgtype=kind, count=len(raws), names=names)
+    for first in range(0, len(raws), 1000):
+        part = raws[first : first + 1000]
+        length = np.array([len(raw) for raw in part], np.int64)
+        place = np.arange(first, first + len(part))
+        batch = Batch(
+            data=np.frombuffer(b"".join(part), np.uint8),
+            topics={0: Topic("/t", kind, "cdr", "", "")},
+            channel=np.zeros(len(part), np.int64),
+            start=np.cumsum(length) - length,
+            length=length,
+            log_ns=place,
+            publish_ns=place,
+        )
+        builder.add(batch, np.arange(len(part)), place)
     return builder.finish()
 
 

@@ -1,0 +1,96 @@
+"""Messages as they lie in a storage file: one buffer, and where in it each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NS = 1_000_000_000
+# NumPy's cost per call is small against a batch of this size, and a processor's cache holds it
+BATCH_BYTES = 2**21
+Bytes = NDArray[np.uint8]
+Index = NDArray[np.intp]
+Int = NDArray[np.int64]
+
+
+class DamageError(Exception):
+    """A storage file is not whole; the message says where and how."""
+
+
+class Topic(NamedTuple):
+    """One topic of a storage file: its type, how it is encoded, and the type's definition."""
+
+    name: str
+    msgtype: str
+    encoding: str
+    definition: str
+    definition_format: str
+
+
+class Message(NamedTuple):
+    """One message as it lies in the file; times are ns, ``data`` is CDR with its 4-byte header."""
+
+    topic: Topic
+    log_ns: int
+    publish_ns: int
+    data: memoryview
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Messages that follow one another in a storage file.
+
+    Attributes:
+        data: the bytes that they lie in, (B,).
+        topics: channel -> topic, for every channel that occurs.
+        channel: of each message, (N,).
+        start: where its CDR begins in ``data``, (N,).
+        length: of its CDR, bytes, (N,).
+        log_ns, publish_ns: times of reception and of sending, (N,), ns.
+    """
+
+    data: Bytes
+    topics: Mapping[int, Topic]
+    channel: Int
+    start: Int
+    length: Int
+    log_ns: Int
+    publish_ns: Int
+
+    def __len__(self) -> int:
+        return len(self.channel)
+
+    def rows_by_topic(self) -> dict[str, Index]:
+        """Topic name -> its messages in file order."""
+        rows: dict[str, Index] = {}
+        for channel in np.unique(self.channel).tolist():
+            name = self.topics[channel].name
+            found = np.flatnonzero(self.channel == channel)
+            rows[name] = np.union1d(rows[name], found) if name in rows else found
+        return rows
+
+    def messages(self) -> Iterator[Message]:
+        """The messages one by one."""
+        view = self.data.data
+        columns = (self.channel, self.log_ns, self.publish_ns, self.start, self.length)
+        for channel, log, publish, start, n in zip(*(c.tolist() for c in columns), strict=True):
+            yield Message(self.topics[channel], log, publish, view[start : start + n])
+
+
+def gather(data: Bytes, start: Int, size: int) -> Bytes:
+    """Stretches of ``size`` bytes that begin at ``start``, (N,), as rows (N, size).
+
+    The rows are a view of ``data`` where ``start`` ascends in equal steps, else a copy.
+    """
+    if not len(start) or not size:
+        return np.zeros((len(start), size), np.uint8)
+    steps = np.diff(start)
+    if len(steps) and (steps == steps[0]).all() and steps[0] > 0:
+        return np.ndarray((len(start), size), np.uint8, data, int(start[0]), (int(steps[0]), 1))
+    # items of this size at every byte: one indexing operation copies all stretches
+    items = np.ndarray((len(data) - size + 1,), f"V{size}", data, 0, (1,))
+    return items[start].view(np.uint8).reshape(len(start), size)

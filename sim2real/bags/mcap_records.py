@@ -1,0 +1,290 @@
+"""Records of an MCAP file from front to back, chunks uncompressed. Nothing in it is trusted.
+
+Format: https://mcap.dev/spec.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from mcap.opcode import Opcode
+
+from sim2real.bags.batch import BATCH_BYTES, Bytes, DamageError
+from sim2real.bags.compression import decompress_into
+
+MAGIC = b"\x89MCAP0\r\n"
+MAX_CHUNK_BYTES = 256 * 2**20
+FRAME = struct.Struct("<BQ")
+_CHUNK = struct.Struct("<QQQII")
+_FOOTER = struct.Struct("<QQI")
+_MESSAGE = int(Opcode.MESSAGE)
+_RECORDS = {
+    Opcode.HEADER,
+    Opcode.SCHEMA,
+    Opcode.CHANNEL,
+    Opcode.METADATA,
+    Opcode.STATISTICS,
+    Opcode.DATA_END,
+}
+_PART_BYTES = 256  # what a part without a body takes in memory, about
+_T = TypeVar("_T")
+
+
+class Chunk(NamedTuple):
+    """The chunk at byte ``offset`` of the file: its records are ``data[start:stop]``."""
+
+    offset: int
+    data: Bytes
+    start: int
+    stop: int
+    has_checksum: bool
+
+
+class BadChunk(NamedTuple):
+    """A chunk whose content is damaged."""
+
+    offset: int
+    damage: str
+
+
+class Messages(NamedTuple):
+    """Message records between chunks: where in ``data`` each begins."""
+
+    data: Bytes
+    found: list[int]
+
+
+class Record(NamedTuple):
+    """Another record, and for DATA_END the checksum of what lies before it."""
+
+    offset: int
+    opcode: int
+    body: bytes
+    crc: int | None
+
+
+Part: TypeAlias = Chunk | BadChunk | Messages | Record
+
+
+def message_run(data: Bytes, position: int, stop: int) -> tuple[list[int], int]:
+    """Walk message records until another kind of record, an incomplete one, or ``stop``.
+
+    This is the only loop that runs once a message, so it does no more than it must.
+
+    Args:
+        data: records.
+        position: where the first one begins.
+        stop: where the records end.
+
+    Returns:
+        Where each message record begins, and where the walk ended.
+    """
+    found: list[int] = []
+    view, add, unpack, head = data.data, found.append, FRAME.unpack_from, FRAME.size
+    last = stop - head
+    while position <= last:
+        opcode, length = unpack(view, position)
+        after = position + head + length
+        if opcode != _MESSAGE or after > stop:
+            break
+        add(position)
+        position = after
+    return found, position
+
+
+def read_parts(path: Path, *, check: bool, max_bytes: int) -> Iterator[list[Part]]:
+    """Read a file once; while one group of parts is looked at, the next is uncompressed.
+
+    Args:
+        path: MCAP file.
+        check: compare checksums.
+        max_bytes: longest record and largest uncompressed chunk that is accepted.
+
+    Yields:
+        Parts in file order; what has ``data`` in one group has the same.
+
+    Raises:
+        DamageError: the file ends early or its framing is altered; the parts before were yielded.
+    """
+    with path.open("rb") as stream:
+        file = _File(stream=stream, check=check, max_bytes=max_bytes)
+        yield from _ahead(_grouped(file.parts()))
+
+
+def _grouped(parts: Iterator[Part]) -> Iterator[list[Part]]:
+    group: list[Part] = []
+    data: Bytes | None = None
+    held_bytes = 0
+    try:
+        for part in parts:
+            moved = isinstance(part, Chunk | Messages) and part.data is not data
+            if (moved and data is not None) or held_bytes > BATCH_BYTES:
+                yield group
+                group, held_bytes = [], 0
+            if isinstance(part, Chunk | Messages):
+                data = part.data
+            group.append(part)
+            held_bytes += len(part.body) if isinstance(part, Record) else _PART_BYTES
+    except DamageError:
+        yield group
+        raise
+    yield group
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items, each made by another thread while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+@dataclass(kw_only=True)
+class _File:
+    """A file that is read a window at a time.
+
+    Attributes:
+        stream: the file.
+        check: compare checksums.
+        max_bytes: longest record and largest uncompressed chunk that is accepted.
+        window: a stretch of the file.
+        position: of the next record in the window.
+        offset: of the window in the file.
+        crc: checksum of what lies before the window.
+        arena: room for chunks, used up to ``arena_used``.
+    """
+
+    stream: io.BufferedReader
+    check: bool
+    max_bytes: int
+    window: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
+    position: int = 0
+    offset: int = len(MAGIC)
+    crc: int = zlib.crc32(MAGIC)
+    arena: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
+    arena_used: int = BATCH_BYTES
+
+    def parts(self) -> Iterator[Part]:
+        """Everything up to the footer; what follows the footer is checked."""
+        if self.stream.read(len(MAGIC)) != MAGIC:
+            raise DamageError("it does not start with the MCAP magic bytes")
+        while True:
+            window = self.window
+            found, self.position = message_run(window, self.position, len(window))
+            if found:
+                yield Messages(window, found)
+            record = self._next_record()
+            if record is None:
+                self._read_on()
+                continue
+            opcode, start, stop = record
+            if opcode == Opcode.CHUNK:
+                yield self._chunk(start, stop)
+            elif opcode == Opcode.FOOTER:
+                self._check_footer(start, stop)
+                return
+            elif opcode in _RECORDS:
+                crc = self._crc_before() if self.check and opcode == Opcode.DATA_END else None
+                offset = self.offset + self.position
+                yield Record(offset, opcode, window[start:stop].tobytes(), crc)
+            self.position = stop
+
+    def _next_record(self) -> tuple[int, int, int] | None:
+        """Opcode of the next record and where its body lies; None if the window ends before."""
+        start = self.position + FRAME.size
+        if start > len(self.window):
+            return None
+        opcode, length = FRAME.unpack_from(self.window.data, self.position)
+        if length > self.max_bytes:
+            raise DamageError(
+                f"the record at byte {self.offset + self.position} claims {length} bytes, more "
+                f"than the {self.max_bytes} that are accepted"
+            )
+        return None if start + length > len(self.window) else (opcode, start, start + length)
+
+    def _read_on(self) -> None:
+        """Drop what was taken and read further, at least to the end of the next record."""
+        rest = self.window[self.position :]
+        missing = 0
+        if len(rest) >= FRAME.size:
+            missing = FRAME.size + FRAME.unpack_from(rest.data)[1] - len(rest)
+        # a new buffer: parts may still lie in the old one
+        room = np.empty(len(rest) + max(missing, BATCH_BYTES), np.uint8)
+        room[: len(rest)] = rest
+        got = self.stream.readinto(room.data[len(rest) :])
+        self.crc = self._crc_before()
+        self.window = room[: len(rest) + got]
+        self.offset += self.position
+        self.position = 0
+        end = self.offset + len(self.window)
+        if got < missing:
+            raise DamageError(
+                f"it ends at byte {end}, inside the record that starts at byte {self.offset}"
+            )
+        if not got:
+            raise DamageError(f"it ends at byte {end} without a footer")
+
+    def _crc_before(self) -> int:
+        return zlib.crc32(self.window.data[: self.position], self.crc) if self.check else 0
+
+    def _chunk(self, start: int, stop: int) -> Chunk | BadChunk:
+        """Content of the chunk record whose body is ``window[start:stop]``."""
+        offset = self.offset + self.position
+        try:
+            return self._content(offset, self.window.data[start:stop], start)
+        except DamageError as damage:
+            return BadChunk(offset, str(damage))
+
+    def _content(self, offset: int, body: memoryview, start: int) -> Chunk:
+        try:
+            _, _, size, crc, name_length = _CHUNK.unpack_from(body)
+            records = _CHUNK.size + name_length + 8
+            compression = bytes(body[_CHUNK.size : records - 8]).decode()
+            (stored,) = struct.unpack_from("<Q", body, records - 8)
+        except (struct.error, UnicodeDecodeError):
+            raise DamageError("its header cannot be read") from None
+        packed = body[records : records + stored]
+        if len(packed) != stored:
+            raise DamageError("its length fields contradict each other")
+        if size > self.max_bytes:
+            raise DamageError(
+                f"it would take {size} bytes uncompressed, more than the "
+                f"{self.max_bytes} that are accepted"
+            )
+        if compression == "":
+            if stored != size:
+                raise DamageError(f"expected {size} bytes uncompressed, got {stored}")
+            data, first = self.window, start + records
+        else:
+            if self.arena_used + size > BATCH_BYTES:
+                self.arena, self.arena_used = np.empty(max(BATCH_BYTES, size), np.uint8), 0
+            data, first = self.arena, self.arena_used
+            decompress_into(data.data[first : first + size], packed, compression)
+        if self.check and crc and zlib.crc32(data.data[first : first + size]) != crc:
+            raise DamageError("its checksum does not match")
+        if data is self.arena:
+            self.arena_used += size
+        return Chunk(offset, data, first, first + size, bool(crc))
+
+    def _check_footer(self, start: int, stop: int) -> None:
+        if self.window[stop:].tobytes() + self.stream.read(len(MAGIC) + 1) != MAGIC:
+            raise DamageError("it does not end with the MCAP magic bytes")
+        if stop - start != _FOOTER.size:
+            raise DamageError("its footer has the wrong length")
+        summary_start, _, crc = _FOOTER.unpack_from(self.window.data, start)
+        offset = self.offset + self.position
+        if self.check and crc and summary_start <= offset:
+            self.stream.seek(summary_start)
+            # all of the summary, and the footer but for the checksum itself
+            summary = self.stream.read(offset - summary_start + FRAME.size + _FOOTER.size - 4)
+            if zlib.crc32(summary) != crc:
+                raise DamageError("the checksum of its summary does not match")
