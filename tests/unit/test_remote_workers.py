@@ -207,6 +207,12 @@ def test_a_worker_that_cannot_start_is_one_sentence(folder, engine, python, text
     assert "\n" not in str(error.value)
 
 
+def test_an_interpreter_may_be_given_relative_to_here(echo, monkeypatch):
+    monkeypatch.chdir(Path(sys.executable).parent)
+    worker = echo("./" + Path(sys.executable).name)
+    assert play(worker, np.full((1, 1, 2), 0.5), 1).tolist() == [[[0.5, 0.5]]]
+
+
 def test_a_missing_engine_is_named(folder):
     source = (folder / "workers/echo_worker.py").read_text()
     missing = folder / "workers/missing_worker.py"

@@ -64,6 +64,8 @@ class Worker:
         limits: Limits | None = None,
         folder: Path = WORKERS.parent,
     ) -> None:
+        if os.sep in python:  # the worker starts in another folder; links stay, a venv is one
+            python = os.path.abspath(os.path.expanduser(python))
         self.engine, self.python = engine, python
         self.limits = limits or Limits()
         self._joints, self._base = robot["controlled"], robot["floating_base"]
@@ -203,10 +205,10 @@ class Worker:
 
     def _death(self, how: str, *, words: bool = True) -> FaultError:
         """Close the worker and say how it ended, with its last words."""
-        process, code = self._process, None
-        if process is not None:
+        code = None
+        if self._process is not None and words:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(0.5)
+                code = self._process.wait(0.5)
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(self._words.tell() - 4096, 0))
         said = _last_line(self._words.read().decode(errors="replace")) if words else ""

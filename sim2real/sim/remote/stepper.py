@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from policies.errors import InputError
+from policies.errors import FaultError, InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.delay import actuator_delay
 from sim2real.sim.gaps import Gap
@@ -242,6 +242,11 @@ class RemoteRobot:
         self._worker.wait()
         out = self._worker.arrays(1, 1, setpoints).out.row(0).row(0)
         self._state, self._effort = _state(out), np.array(out.effort)
+        if not np.isfinite(self._state.qpos_rad).all():
+            raise FaultError(
+                f"the simulation of {self.robot.name} in {self._worker.engine} diverged: joint "
+                "positions are not finite; lower the gains or the commands"
+            )
 
     @property
     def state(self) -> SimState:
