@@ -31,9 +31,7 @@ _RIDGES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 _CHUNK = 150  # windows; bounds memory
 _ITERATIONS = 6
 _ROBUST = 2.0  # errors of this many typical ones begin to count less
-# What an error moves: the base all bodies by as much, its attitude half a metre of body, a joint
-# what hangs on it; velocities as the positions that they make in 50 ms.
-_BASE_M, _BASE_RAD, _JOINT_RAD, _VELOCITY_S = 1.0, 0.4, 0.1, 0.05
+_VELOCITY = 0.3  # weight of velocities against positions, each in units of its typical error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +65,13 @@ class _Normal:
         return float(p @ self.n @ p + 2.0 * self.b @ p + self.c)
 
 
-def error_weights(robot: RobotSpec) -> Float:
-    """Weight of each state coordinate, (x,), so that 1 is about a metre of body position."""
-    base = [_BASE_M] * 3 + [_BASE_RAD] * 3 if robot.floating_base else []
-    half = np.array(base + [_JOINT_RAD] * robot.n)
-    return np.concatenate([half, _VELOCITY_S * half])
+def error_blocks(robot: RobotSpec) -> list[tuple[slice, float]]:
+    """Coordinates of a state difference that share a unit and a typical error, with a weight."""
+    base = [slice(0, 3), slice(3, 6)] if robot.floating_base else []
+    positions, velocities = joint_slices(robot)
+    half = tangent_size(robot) // 2
+    rates = [slice(half + s.start, half + s.stop) for s in base]
+    return [(s, 1.0) for s in [*base, positions]] + [(s, _VELOCITY) for s in [*rates, velocities]]
 
 
 def fit_motor(
@@ -100,10 +100,11 @@ def fit_motor(
     starts = starts[(starts - log.first[starts]) % max(ticks // 4, 1) == 0]
     problem = _Problem(robot, log, motor_rad, linear, joints, ticks)
     fit: MotorFit | None = None
-    scale = None
     for i in range(_ITERATIONS):
         now = np.zeros((robot.n, len(TERMS))) if fit is None else fit.parameters
-        normal, scale = problem.normal_equations(starts, groups[starts], now, scale)
+        # What is typical shrinks as the fit gets better, and outliers stand out more.
+        scale = problem.typical(starts, now)
+        normal = problem.normal_equations(starts, groups[starts], now, scale)
         fit = _choose(problem, starts, groups[starts], scale, normal, fit if i > 2 else None)
         if progress:
             progress((i + 1) / _ITERATIONS)
@@ -184,26 +185,23 @@ class _Problem:
         self.motor, self.joints, self.ticks = motor_rad, joints, ticks
         self.place = np.full(len(log.first), -1)
         self.place[linear.rows] = np.arange(len(linear.rows))
-        self.weights = error_weights(robot)
+        self.blocks = error_blocks(robot)
+        self.weights = np.empty(tangent_size(robot))
+        for where, weight in self.blocks:
+            self.weights[where] = weight
         self.history = History.of(log, motor_rad, np.arange(len(log.first)), 1)
 
     def normal_equations(
-        self, starts: Rows, groups: NDArray[np.intp], parameters: Float, scale: Float | None
-    ) -> tuple[dict[int, _Normal], Float]:
-        """Sums over windows for each motion, and the typical error after each tick (K,)."""
+        self, starts: Rows, groups: NDArray[np.intp], parameters: Float, scale: Float
+    ) -> dict[int, _Normal]:
+        """Sums over the windows of each motion."""
         many = len(self.joints) * len(TERMS)
         out: dict[int, _Normal] = {}
-        if scale is None:
-            scale = self._typical(starts)
         for begin in range(0, len(starts), _CHUNK):
             part = slice(begin, begin + _CHUNK)
             errors, slopes = self._carry(starts[part], parameters, slopes=True)
             assert slopes is not None
-            size = np.sqrt((errors**2).mean(axis=2)) / scale  # (B, K)
-            root = 1.0 / (scale * np.sqrt(1.0 + (size / _ROBUST) ** 2))
-            # A coordinate that errs far more than the others (an impact) counts less as well.
-            each = np.abs(errors) / scale[:, None]
-            root = root[..., None] / np.sqrt(1.0 + (each / (3.0 * _ROBUST)) ** 2)
+            root = self.weights / (scale * np.sqrt(1.0 + (errors / (_ROBUST * scale)) ** 2))
             now = parameters[self.joints].ravel()
             a = slopes * root[..., None]
             y = (errors - slopes @ now) * root
@@ -215,33 +213,34 @@ class _Problem:
                 if have is not None:
                     new = _Normal(n=have.n + new.n, b=have.b + new.b, c=have.c + new.c)
                 out[int(group)] = new
-        return out, scale
+        return out
 
     def cost(self, starts: Rows, parameters: Float, scale: Float) -> float:
         """Robust mean of the squared errors of windows, in units of the typical error."""
         total = 0.0
         for begin in range(0, len(starts), 4 * _CHUNK):
             errors, _ = self._carry(starts[begin : begin + 4 * _CHUNK], parameters, slopes=False)
-            size = (errors**2).mean(axis=2) / scale**2
-            total += float(np.log1p(size / _ROBUST**2).mean(axis=1).sum())
+            lost = np.log1p((errors / (_ROBUST * scale)) ** 2) @ self.weights**2
+            total += float(lost.mean(axis=1).sum())
         return total / len(starts)
 
-    def _typical(self, starts: Rows) -> Float:
-        """Typical error after each tick without any delta, (K,)."""
-        sizes = []
+    def typical(self, starts: Rows, parameters: Float) -> Float:
+        """Typical error of each coordinate after each tick, (K, x)."""
+        parts = []
         for begin in range(0, len(starts), 4 * _CHUNK):
-            errors, _ = self._carry(
-                starts[begin : begin + 4 * _CHUNK],
-                np.zeros((self.robot.n, len(TERMS))),
-                slopes=False,
-            )
-            sizes.append(np.sqrt((errors**2).mean(axis=2)))
-        return np.median(np.concatenate(sizes), axis=0) + 1e-6
+            errors, _ = self._carry(starts[begin : begin + 4 * _CHUNK], parameters, slopes=False)
+            sizes = [np.sqrt((errors[:, :, s] ** 2).mean(axis=2)) for s, _ in self.blocks]
+            parts.append(np.stack(sizes, axis=2))
+        typical = np.median(np.concatenate(parts), axis=0) + 1e-6
+        scale = np.empty((self.ticks, tangent_size(self.robot)))
+        for i, (where, _) in enumerate(self.blocks):
+            scale[:, where] = typical[:, i, None]
+        return scale
 
     def _carry(
         self, starts: Rows, parameters: Float, *, slopes: bool
     ) -> tuple[Float, Float | None]:
-        """Weighted errors (B, K, x) and their derivatives by the parameters (B, K, x, m terms)."""
+        """Errors (B, K, x) and their derivatives by the parameters (B, K, x, m terms)."""
         robot, linear, joints = self.robot, self.linear, self.joints
         size, count, many = tangent_size(robot), len(starts), len(joints) * len(TERMS)
         at_q, at_v = joint_slices(robot)
@@ -275,12 +274,12 @@ class _Problem:
                 )
                 driven = b[..., None] * values[:, None, joints].astype(np.float32)
                 slope = closed @ slope + driven.reshape(count, size, many)
-                all_slopes.append(slope * self.weights[:, None].astype(np.float32))
+                all_slopes.append(slope)
             before = error[:, at_v].astype(np.float64)
             error = (
                 (a @ error[..., None])[..., 0]
                 + (b @ delta[..., None])[..., 0]
                 + linear.residual[place]
             )
-            errors.append(error * self.weights)
+            errors.append(error.astype(np.float64))
         return np.stack(errors, axis=1), np.stack(all_slopes, axis=1) if slopes else None
