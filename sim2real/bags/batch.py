@@ -32,12 +32,12 @@ class Topic(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One message as it lies in the file; times are ns, ``data`` is CDR with its 4-byte header."""
+    """One message; times are ns, ``data`` is CDR with its 4-byte header."""
 
     topic: Topic
     log_ns: int
     publish_ns: int
-    data: memoryview
+    data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Batch:
     """Messages that follow one another in a storage file.
 
     Attributes:
-        data: the bytes that they lie in, (B,).
+        data: the bytes that they lie in, (B,); they change when the next batch is taken.
         topics: channel -> topic, for every channel that occurs.
         channel: of each message, (N,).
         start: where its CDR begins in ``data``, (N,).
@@ -78,7 +78,7 @@ class Batch:
         view = self.data.data
         columns = (self.channel, self.log_ns, self.publish_ns, self.start, self.length)
         for channel, log, publish, start, n in zip(*(c.tolist() for c in columns), strict=True):
-            yield Message(self.topics[channel], log, publish, view[start : start + n])
+            yield Message(self.topics[channel], log, publish, bytes(view[start : start + n]))
 
 
 def gather(data: Bytes, start: Int, size: int) -> Bytes:

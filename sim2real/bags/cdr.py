@@ -134,11 +134,12 @@ class _Walk:
         return value
 
     def string(self, *, constant: bool) -> str:
-        """Read a string; where it is constant, its bytes are a part of the layout."""
+        """Read a string, whose bytes become a part of the layout, or pass over it ("")."""
         size = self.count()
         start = self.take(size, 1)
-        if constant:
-            self.fixed.append((start, start + size))
+        if not constant:
+            return ""
+        self.fixed.append((start, start + size))
         return bytes(self.data[start : start + max(size - 1, 0)]).decode()
 
     def array(self, name: str, kind: str, count: int) -> None:
@@ -255,6 +256,16 @@ def decode_one(data: memoryview | bytes, msgtype: str) -> Block:
     if len(data) - 4 - end > MAX_TRAILING_BYTES:
         raise ValueError(f"{len(data) - 4 - end} bytes are left over at its end")
     return _from_object(message, msgtype)
+
+
+def joint_names(data: memoryview | bytes, msgtype: str) -> tuple[str, ...]:
+    """Joint names of one message, either byte order; () where it has none or is broken."""
+    for read in (find_layout, decode_one):
+        try:
+            return read(data, msgtype).names
+        except ValueError:
+            continue
+    return ()
 
 
 def _from_object(message: Any, msgtype: str) -> Block:

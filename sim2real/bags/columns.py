@@ -15,6 +15,7 @@ from sim2real.bags.cdr import Block, Layout
 from sim2real.bags.joints import JOINT_STATE, TRAJECTORY, JointOrder
 
 _MAX_LAYOUTS = 16  # for each message length; what has yet another one is decoded one by one
+_JOINT_TYPES = (JOINT_STATE, TRAJECTORY)
 _STAMP = ("sec", "nanosec")
 
 
@@ -76,11 +77,12 @@ class ColumnBuilder:
     _joints: JointOrder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._columns = {name: np.zeros(self.count, np.int64) for name in ("sequence", "log_ns")}
-        self._kept = np.zeros(self.count, bool)
-        self._joints = JointOrder(topic=self.topic, names=self.names)
+        self._columns = {name: self._room((), np.int64) for name in ("sequence", "log_ns")}
+        self._kept = self._room((), np.bool_)
+        self._kept.fill(False)
         has_text = self.msgtype in cdr.TEXT_TYPES
         self._text = np.full(self.count if has_text else 0, "", object)
+        self._joints = JointOrder(topic=self.topic, names=self.names)
 
     def add(self, batch: Batch, rows: Index, sequence: Int) -> None:
         """Decode some messages of a batch.
@@ -101,11 +103,22 @@ class ColumnBuilder:
             )
         self._put("sequence", slice(first, self._added), sequence)
         self._put("log_ns", slice(first, self._added), batch.log_ns[rows])
+        if self.msgtype in _JOINT_TYPES and self._joints.names is None:
+            self._joints.names = self._first_names(batch, rows)
         lengths = batch.length[rows]
         for length in dict.fromkeys(lengths.tolist()):
             chosen = np.flatnonzero(lengths == length)
             stacked = gather(batch.data, batch.start[rows[chosen]], length)
             self._decode(stacked, chosen + first)
+
+    def _first_names(self, batch: Batch, rows: Index) -> tuple[str, ...] | None:
+        for start, length in zip(
+            batch.start[rows].tolist(), batch.length[rows].tolist(), strict=True
+        ):
+            names = cdr.joint_names(batch.data.data[start : start + length], self.msgtype)
+            if names:
+                return names
+        return None
 
     def finish(self) -> Columns:
         """All columns."""
@@ -172,7 +185,7 @@ class ColumnBuilder:
 
     def _keep(self, block: Block, place: Index | slice) -> None:
         count = len(self._kept[place])
-        if self.msgtype in (JOINT_STATE, TRAJECTORY):
+        if self.msgtype in _JOINT_TYPES:
             arrays = self._joints.arrays(block, self.msgtype, count)
             if arrays is None:
                 return
@@ -190,7 +203,7 @@ class ColumnBuilder:
 
     def _put(self, name: str, place: Index | slice, values: NDArray[Any]) -> None:
         if name not in self._columns:
-            self._columns[name] = self._room(name, values.shape[1:], values.dtype)
+            self._columns[name] = self._room(values.shape[1:], values.dtype)
         self._columns[name][place] = values
 
     def _put_points(self, name: str, place: Index | slice, values: NDArray[Any]) -> None:
@@ -199,20 +212,20 @@ class ColumnBuilder:
         column = self._columns.get(name)
         if column is None or column.shape[1] < points:
             room = points if column is None else max(points, 2 * column.shape[1])
-            wide = self._room(name, (room, *values.shape[2:]), values.dtype)
+            wide = self._room((room, *values.shape[2:]), values.dtype)
             wide.fill(np.nan if values.dtype.kind == "f" else 0)
             if column is not None:
                 wide[:, : column.shape[1]] = column
             self._columns[name] = column = wide
         column[place, :points] = values
 
-    def _room(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    def _room(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         try:
             return np.empty((self.count, *shape), dtype)
-        except MemoryError:
+        except (MemoryError, ValueError):  # NumPy says the latter of sizes beyond the address space
             raise InputError(
                 f"topic {self.topic}: expected columns that fit into memory, but {self.count} "
-                f"messages with {shape} values of {name} do not; split the bag"
+                f"messages of shape {shape} do not; split the bag"
             ) from None
 
 

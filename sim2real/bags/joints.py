@@ -29,7 +29,7 @@ class JointOrder:
 
     Attributes:
         topic: where the messages come from.
-        names: joint order wanted, or None for that of the first message with joints.
+        names: joint order wanted; None until it is known.
     """
 
     topic: str
@@ -56,10 +56,8 @@ class JointOrder:
 
     def _index_of(self, names: tuple[str, ...]) -> Index | slice | None:
         """Index into a message's arrays; None where it has none of the joints."""
-        if not names:
+        if not names or self.names is None:
             return None
-        if self.names is None:
-            self.names = names
         if names not in self._index:
             if set(names).isdisjoint(self.names):
                 self._index[names] = None

@@ -6,6 +6,7 @@ Format: https://mcap.dev/spec.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ _RECORDS = {
     Opcode.STATISTICS,
     Opcode.DATA_END,
 }
+_ARENAS = 3
 _PART_BYTES = 256  # what a part without a body takes in memory, about
 _T = TypeVar("_T")
 
@@ -109,7 +111,8 @@ def read_parts(path: Path, *, check: bool, max_bytes: int) -> Iterator[list[Part
         max_bytes: longest record and largest uncompressed chunk that is accepted.
 
     Yields:
-        Parts in file order; what has ``data`` in one group has the same.
+        Parts in file order. What has ``data`` in one group has the same, which is used again
+        after the next group was taken.
 
     Raises:
         DamageError: the file ends early or its framing is altered; the parts before were yielded.
@@ -148,6 +151,15 @@ def _ahead(items: Iterator[_T]) -> Iterator[_T]:
             yield item
 
 
+def _make_arenas() -> Iterator[Bytes]:
+    """Room for chunks, to be used in turn: fresh memory costs more than what is done with it.
+
+    Three are in use: of the group that is looked at, of the next one, and of the chunk that ends
+    the next one.
+    """
+    return itertools.cycle(list(np.empty((_ARENAS, BATCH_BYTES), np.uint8)))
+
+
 @dataclass(kw_only=True)
 class _File:
     """A file that is read a window at a time.
@@ -156,20 +168,24 @@ class _File:
         stream: the file.
         check: compare checksums.
         max_bytes: longest record and largest uncompressed chunk that is accepted.
-        window: a stretch of the file.
+        window: a stretch of the file, in ``room``.
+        lent: parts lie in the window, so its room must not be used again.
         position: of the next record in the window.
         offset: of the window in the file.
         crc: checksum of what lies before the window.
-        arena: room for chunks, used up to ``arena_used``.
+        arena: one of ``arenas``, room for chunks, used up to ``arena_used``.
     """
 
     stream: io.BufferedReader
     check: bool
     max_bytes: int
+    room: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
     window: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
+    lent: bool = False
     position: int = 0
     offset: int = len(MAGIC)
     crc: int = zlib.crc32(MAGIC)
+    arenas: Iterator[Bytes] = field(default_factory=_make_arenas)
     arena: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
     arena_used: int = BATCH_BYTES
 
@@ -181,6 +197,7 @@ class _File:
             window = self.window
             found, self.position = message_run(window, self.position, len(window))
             if found:
+                self.lent = True
                 yield Messages(window, found)
             record = self._next_record()
             if record is None:
@@ -217,12 +234,13 @@ class _File:
         missing = 0
         if len(rest) >= FRAME.size:
             missing = FRAME.size + FRAME.unpack_from(rest.data)[1] - len(rest)
-        # a new buffer: parts may still lie in the old one
-        room = np.empty(len(rest) + max(missing, BATCH_BYTES), np.uint8)
-        room[: len(rest)] = rest
-        got = self.stream.readinto(room.data[len(rest) :])
         self.crc = self._crc_before()
-        self.window = room[: len(rest) + got]
+        size = len(rest) + max(missing, BATCH_BYTES)
+        if self.lent or size > len(self.room):  # parts may still lie in the old one
+            self.room, self.lent = np.empty(max(size, 2 * BATCH_BYTES), np.uint8), False
+        self.room[: len(rest)] = rest
+        got = self.stream.readinto(self.room.data[len(rest) : size])
+        self.window = self.room[: len(rest) + got]
         self.offset += self.position
         self.position = 0
         end = self.offset + len(self.window)
@@ -263,10 +281,12 @@ class _File:
         if compression == "":
             if stored != size:
                 raise DamageError(f"expected {size} bytes uncompressed, got {stored}")
-            data, first = self.window, start + records
+            data, first, self.lent = self.window, start + records, True
         else:
             if self.arena_used + size > BATCH_BYTES:
-                self.arena, self.arena_used = np.empty(max(BATCH_BYTES, size), np.uint8), 0
+                large = size > BATCH_BYTES
+                self.arena = np.empty(size, np.uint8) if large else next(self.arenas)
+                self.arena_used = 0
             data, first = self.arena, self.arena_used
             decompress_into(data.data[first : first + size], packed, compression)
         if self.check and crc and zlib.crc32(data.data[first : first + size]) != crc:

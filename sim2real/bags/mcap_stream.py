@@ -8,6 +8,7 @@ MB or a few chunks, whichever is more.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class McapStream:
     unchecked_chunks: int = 0
     _schemas: dict[int, Schema] = field(default_factory=dict)
     _seen: int = 0
+    _data_ended: bool = False
     _statistics: Statistics | None = None
 
     def messages(self) -> Iterator[Message]:
@@ -122,6 +124,7 @@ class McapStream:
             except DamageError as damage:
                 self._leave_out(part.offset, str(damage))
         elif part.opcode == Opcode.DATA_END:
+            self._data_ended = True
             stored = struct.unpack("<I", part.body)[0] if len(part.body) == 4 else -1
             if part.crc is not None and stored not in (0, part.crc) and not self.skipped:
                 raise DamageError("the checksum of its data section does not match")
@@ -160,7 +163,7 @@ class McapStream:
         """All runs, which lie in one buffer, as one batch; one by one if a message is bad."""
         if not runs:
             return
-        found = [position for run in runs for position in run.found]
+        found = list(itertools.chain.from_iterable(run.found for run in runs))
         batch, wrong = message_batch(runs[0].data, found, self.topics)
         if wrong is None:
             self._seen += len(batch)
@@ -205,7 +208,8 @@ class McapStream:
             schema.data.decode("utf-8", "replace"),
             schema.encoding,
         )
-        if self.topics.setdefault(channel.id, topic) != topic:
+        # the summary repeats them, and has a checksum of its own
+        if self.topics.setdefault(channel.id, topic) != topic and not self._data_ended:
             raise DamageError(f"channel {channel.id} is declared twice, and not alike")
 
 

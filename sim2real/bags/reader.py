@@ -181,7 +181,8 @@ def _damaged(path: Path, what: str) -> InputError:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(2**20), b""):
-            digest.update(block)
+    block = bytearray(2**20)
+    with path.open("rb", buffering=0) as stream:
+        while size := stream.readinto(block):
+            digest.update(memoryview(block)[:size])
     return digest.hexdigest()
