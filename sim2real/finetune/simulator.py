@@ -217,7 +217,7 @@ class Simulator:
             history = replace(history, setpoint_rad=setpoints)
         delta = np.zeros_like(setpoint_rad)
         if self.delta is not None:
-            delta = self.delta(state, motor, newest(history, self.delta.history))
+            delta = self.delta(state, motor, history.last(self.delta.history))
         pushed = self._push(state)
         parts = [
             engine.step(
@@ -244,16 +244,6 @@ class Simulator:
         size = self._randomization.push_m_s * hit
         kick = np.stack([size * np.cos(angle), size * np.sin(angle), np.zeros(self.count)], axis=1)
         return replace(state, base_lin_vel_m_s=state.base_lin_vel_m_s + kick)
-
-
-def newest(history: History, ticks: int) -> History:
-    """The last ``ticks`` of a history."""
-    first = history.qpos_rad.shape[1] - ticks
-    return History(
-        qpos_rad=history.qpos_rad[:, first:],
-        qvel_rad_s=history.qvel_rad_s[:, first:],
-        setpoint_rad=history.setpoint_rad[:, first:],
-    )
 
 
 def join(states: Sequence[SimState]) -> SimState:

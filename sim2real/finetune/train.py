@@ -55,6 +55,9 @@ class FinetuneConfig:
         randomization: ranges of random dynamics, None for the aligned simulator as it is.
         evaluate_every: updates between evaluations.
         evaluate_envs: episodes of an evaluation.
+        keep_best: return the actor of the best evaluation; False for the last one. With random
+            dynamics around the nominal simulator the given policy can well be the best, and
+            a baseline that returns it would say nothing.
         ppo: settings of the learner.
         tracking: settings of the environment.
         seed: of everything random.
@@ -68,6 +71,7 @@ class FinetuneConfig:
     randomization: Randomization | None = None
     evaluate_every: int = 20
     evaluate_envs: int = 48
+    keep_best: bool = True
     ppo: PpoConfig = field(default_factory=_ppo_defaults)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
@@ -320,7 +324,7 @@ class _Run:
             score = None
             if over or learner.iteration % settings.evaluate_every == 0:
                 score = self._score()
-                if score.tracked > self.best.tracked:
+                if score.tracked > self.best.tracked or (over and not settings.keep_best):
                     self.best, self.best_iteration = score, learner.iteration
                     self.best_actor = self._copy()
             if self._report:

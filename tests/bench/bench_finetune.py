@@ -54,6 +54,8 @@ def main() -> int:
                 envs=args.envs,
                 seed=args.seed,
                 randomization=randomization,
+                # Around the nominal simulator the given policy is often the best: not a baseline.
+                keep_best=randomization is None,
             )
             places[name] = (args.out or Path(folder)) / name.replace(" ", "_").replace(",", "")
             _train(checkpoint, robot, track, delta, simulator, config, places[name])

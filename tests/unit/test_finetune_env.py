@@ -11,8 +11,7 @@ from policies.errors import InputError
 from policies.processors import HISTORY, TermConfig
 from policies.robots import G1, PANDA
 from policies.rotation import tilt_rad
-from sim2real.delta.features import feature_count
-from sim2real.delta.model import DeltaModel, weight_shapes
+from sim2real.delta.model import DeltaModel, model_shapes
 from sim2real.finetune.actor import write_actor
 from sim2real.finetune.closed_loop import ClosedLoop, Snapshot
 from sim2real.finetune.reference import Reference, nominal_run
@@ -59,20 +58,31 @@ def network(robot, seed=0):
     return mlp
 
 
-def delta_model(robot, joint, slope, *, history=0, rate_hz=None, simulator=None, limit=1.0):
+class Slope(DeltaModel):
     """Delta of one joint: ``slope`` times (set-point - position)."""
-    inputs = feature_count(robot, history)
-    weights = {name: np.zeros(shape) for name, shape in weight_shapes(inputs, (4,), 1, 1).items()}
-    weights["scale"][:] = weights["unit"][:] = 1.0
-    weights["skip"][0, 2 * robot.n + joint, 0] = slope
-    return DeltaModel(
+
+    slope = 0.0
+
+    def __call__(self, state, setpoint_rad, history):
+        (joint,) = (self.robot.joint_names.index(name) for name in self.joints)
+        out = np.zeros_like(setpoint_rad)
+        out[:, joint] = self.slope * (setpoint_rad - state.qpos_rad)[:, joint]
+        return out
+
+
+def delta_model(robot, joint, slope, *, window=1, rate_hz=None, simulator=None, kind=Slope):
+    weights = {name: np.zeros(shape) for name, shape in model_shapes(robot).items()}
+    made = type(kind.__name__, (kind,), {"slope": slope})
+    return made(
         robot=robot,
         rate_hz=rate_hz or robot.control_rate_hz,
         joints=(robot.joint_names[joint],),
-        history=history,
+        window=window,
         hidden=(4,),
         members=1,
-        limit_rad=limit,
+        limit_rad=1.0,
+        gain=0.0,
+        spread=1.0,
         weights=weights,
         simulator=simulator or Gap(),
     )
@@ -131,12 +141,12 @@ def test_the_delta_brings_its_simulator_and_is_checked():
 def test_history_of_the_delta_is_the_log_that_would_have_been():
     seen = []
 
-    class Spy(DeltaModel):
+    class Spy(Slope):
         def __call__(self, state, setpoint_rad, history):
             seen.append((setpoint_rad, history))
             return np.zeros_like(setpoint_rad)
 
-    model = Spy(**vars(delta_model(PANDA, 0, 0.0, history=2)))
+    model = delta_model(PANDA, 0, 0.0, window=2, kind=Spy)
     simulator = Simulator(PANDA, 1, 100.0, delta=model)
     state = default_state(PANDA).map(lambda x: x[None])
     past, states = simulator.past(state), [state]

@@ -1,6 +1,7 @@
 """Fine-tuning as a whole: a policy learns to make up for a robot that it was not made for."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sim2real.finetune.reference import nominal_run
 from sim2real.finetune.simulator import Randomization
 from sim2real.finetune.train import FinetuneConfig, finetune
 from sim2real.rl.networks import Mlp
+from sim2real.rl.ppo import PpoConfig
 from sim2real.sim.gaps import Gap
 
 # Joints that settle off their set-points: what a policy can make up for by its commands.
@@ -79,6 +81,15 @@ def test_the_critic_warms_up_before_the_actor_moves(tmp_path):
     before, after = read_actor(checkpoint.model, ""), read_actor(result.model, "")
     for a, b in zip(before.arrays()[0], after.arrays()[0], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_last_actor_can_be_kept_instead_of_the_best(tmp_path):
+    checkpoint = arm_policy(tmp_path / "wave")
+    reference = nominal_run(checkpoint.config, PANDA, checkpoint.model)
+    wild = replace(SMALL, keep_best=False, ppo=PpoConfig(actor_lr=0.01, target_kl=None))
+    result = finetune(checkpoint, PANDA, reference, config=wild)
+    assert result.iteration == 2
+    assert result.after.tracked < result.before.tracked  # nominal: the given one was the best
 
 
 @pytest.mark.slow
