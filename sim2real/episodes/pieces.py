@@ -1,0 +1,60 @@
+"""Parts of episodes: by rows, of a length, held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+import numpy as np
+
+from sim2real.episodes.episode import Episode
+
+_LEAST_WHOLE = 3
+
+
+def part(episode: Episode, start: int, stop: int) -> Episode:
+    """Rows ``start`` to ``stop`` (not included) of an episode."""
+    arrays = {f.name: getattr(episode, f.name) for f in fields(episode)}
+    return replace(
+        episode,
+        **{k: v[start:stop] for k, v in arrays.items() if isinstance(v, np.ndarray)},
+    )
+
+
+def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:
+    """Episodes in equal pieces of at most ``longest_s``; what is shorter stays as it is.
+
+    Neighbours share the sample at which they are cut, so that no step of the log is lost.
+    """
+    out = []
+    for episode in episodes:
+        steps = max(len(episode) - 1, 1)
+        count = int(np.ceil(steps / max(longest_s * episode.rate_hz, 1.0)))
+        cuts = np.linspace(0, steps, count + 1).round().astype(int)
+        out += [part(episode, a, b + 1) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return out
+
+
+def hold_out(
+    episodes: Sequence[Episode], share: float, seed: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Episodes to learn from and a share held out: whole ones, or the ends of one or two.
+
+    Args:
+        episodes: at least one.
+        share: share to hold out, between 0 and 1.
+        seed: of the draw.
+    """
+    if len(episodes) >= _LEAST_WHOLE:
+        order = np.random.default_rng(seed).permutation(len(episodes))
+        count = min(max(round(share * len(episodes)), 1), len(episodes) - 1)
+        held = set(order[:count].tolist())
+        return (
+            [e for i, e in enumerate(episodes) if i not in held],
+            [e for i, e in enumerate(episodes) if i in held],
+        )
+    cuts = [round((1.0 - share) * len(e)) for e in episodes]
+    return (
+        [part(e, 0, cut) for e, cut in zip(episodes, cuts, strict=True)],
+        [part(e, cut, len(e)) for e, cut in zip(episodes, cuts, strict=True)],
+    )
