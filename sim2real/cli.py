@@ -79,6 +79,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="open-loop replay of logged actions, errors per horizon and joint",
         positional=("episodes",),
     ),
+    ("compare",): Command(
+        function="sim2real.baselines.cli:compare_command",
+        help="every method fitted on the same data, with bootstrap intervals",
+        positional=("train", "test"),
+    ),
     ("delta", "train"): Command(
         function="sim2real.delta.cli:delta_train",
         help="delta-action model from episodes",

@@ -18,7 +18,7 @@ from policies.errors import InputError
 _WIDTH, _HEIGHT = 720.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 12.0, 10.0, 40.0
 _SLANTED = 74.0  # room below for long names of many groups
-_MOST_COLOURS = 5
+_MOST_COLOURS = 6
 
 REFERENCE = "logged"
 """Name of the series that the others are compared with; drawn in a neutral colour."""
@@ -86,10 +86,10 @@ Section = Text | Table | Bars | Lines
 _STYLE = """
 :root { color-scheme: light dark; --bg: #ffffff; --card: #f6f7f9; --fg: #1b1f24; --soft: #667080;
   --grid: #dfe3e8; --s0: #8a94a3; --s1: #d9772b; --s2: #2f6fde; --s3: #2a9d6f; --s4: #a2509e;
-  --s5: #b8a12a; }
+  --s5: #b8a12a; --s6: #5b6b7a; }
 @media (prefers-color-scheme: dark) { :root { --bg: #14171b; --card: #1c2127; --fg: #e6e9ed;
   --soft: #9aa5b3; --grid: #313944; --s0: #98a3b3; --s1: #f0975a; --s2: #6ea2ff; --s3: #58c598;
-  --s4: #d08acb; --s5: #d9c45a; } }
+  --s4: #d08acb; --s5: #d9c45a; --s6: #a3b5c7; } }
 body { margin: 0 auto; max-width: 780px; padding: 32px 20px 64px; background: var(--bg);
   color: var(--fg); font: 15px/1.55 system-ui, sans-serif; }
 h1 { font-size: 26px; margin: 0 0 8px; } h2 { font-size: 17px; margin: 36px 0 8px; }

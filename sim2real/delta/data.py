@@ -68,7 +68,8 @@ class Task:
     Attributes:
         motor: set-points at the motors, (N, n), rad.
         ticks: control ticks of a replay, up to 1 s.
-        held: rows of the held-out motion, (N,), bool.
+        held_group, held: number of the held-out motion; its rows, (N,), bool.
+        groups: motion of each row, (N,).
         starts: rows where replays start, (B,).
     """
 
@@ -83,9 +84,9 @@ class Task:
     ) -> None:
         self.robot, self.log, self.stepper = robot, log, stepper
         self.motor = at_motor(stepper, log)
-        self.held: NDArray[np.bool_] = groups == np.random.default_rng(seed).choice(
-            np.unique(groups)
-        )
+        self.groups = groups
+        self.held_group = int(np.random.default_rng(seed).choice(np.unique(groups)))
+        self.held: NDArray[np.bool_] = groups == self.held_group
         longest = int((log.last - log.first).max())
         self.ticks = min(round(_HORIZON_S * log.rate_hz), longest)
         self.starts = log.windows(max(self.ticks // 4, 1), max(self.ticks // 4, 1))
@@ -95,9 +96,10 @@ class Task:
         state = self.log.state.map(lambda x: x[rows])
         return state, self.motor[rows], History.of(self.log, self.motor, rows, ticks)
 
-    def replay_error(self, model: DeltaAction | None) -> float:
-        """Error over up to 1 s of replay on the held-out motion, rad and m together."""
-        log, starts = self.log, self.starts[self.held[self.starts]]
+    def replay_error(self, model: DeltaAction | None, group: int | None = None) -> float:
+        """Error over up to 1 s of replay of a motion, or the held-out one, rad and m together."""
+        chosen = self.held if group is None else self.groups == group
+        log, starts = self.log, self.starts[chosen[self.starts]]
         states = play(self.stepper, log, starts, self.ticks, delta=model)
         real = np.arange(self.ticks + 1) <= log.left(starts)[:, None]
         ahead = log.ahead(starts, self.ticks)

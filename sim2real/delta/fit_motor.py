@@ -6,13 +6,14 @@ parameters are carried along
     error' = r + A error + B delta(state + error),    G' = (A + B D) G + B Phi
 
 where ``D`` is the feedback of the delta itself. The normal equations are kept apart for each
-motion, so that one after the other can be left out to choose terms and regularisation.
+motion: one after the other is left out, replayed in the real simulator, and so chooses terms,
+regularisation and window length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,13 @@ from sim2real.sim.stepper import SimState
 from sim2real.sim.tangent import joint_slices, tangent_size
 
 Progress = Callable[[float], None]
+Judge = Callable[[Float, int], float]
+"""Replay error with parameters (n, terms) on one motion."""
 
-_RIDGES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
+_RIDGES = (1.0, 100.0, 1e4)
 _CHUNK = 150  # windows; bounds memory
-_ITERATIONS = 6
+_MOST_WINDOWS = 1500
+_ITERATIONS = 5
 _ROBUST = 2.0  # errors of this many typical ones begin to count less
 _VELOCITY = 0.3  # weight of velocities against positions, each in units of its typical error
 
@@ -43,26 +47,27 @@ class MotorFit:
         deviation: their standard deviation, from the spread between motions, (n, terms).
         terms: names of the terms in use.
         ridge: chosen strength of the regularisation.
-        explained: share of the squared multi-step error of left-out motions that is explained.
+        ticks: chosen length of the windows, control ticks.
+        explained: share of the replay error that goes on a motion that the fit has not seen, mean
+            over the motions; 0 where no terms help.
+        left_out: motion -> parameters of a fit without it, (n, terms).
     """
 
     parameters: Float
     deviation: Float
     terms: tuple[str, ...]
     ridge: float
+    ticks: int
     explained: float
+    left_out: dict[int, Float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(kw_only=True)
 class _Normal:
-    """Normal equations of one motion: cost(p) = p N p + 2 b p + c."""
+    """Normal equations of one motion, N p = -b."""
 
     n: Float
     b: Float
-    c: float
-
-    def cost(self, p: Float) -> float:
-        return float(p @ self.n @ p + 2.0 * self.b @ p + self.c)
 
 
 def error_blocks(robot: RobotSpec) -> list[tuple[slice, float]]:
@@ -81,7 +86,8 @@ def fit_motor(
     linear: Linearisation,
     joints: list[int],
     groups: NDArray[np.intp],
-    ticks: int,
+    horizons: Sequence[int],
+    judge: Judge,
     progress: Progress | None = None,
 ) -> MotorFit:
     """Fit parameters of the motor terms.
@@ -93,71 +99,91 @@ def fit_motor(
         linear: the simulator along the log.
         joints: joints that get a delta.
         groups: motion of each row of the log, (N,); one is left out at a time.
-        ticks: control ticks in a window.
+        horizons: control ticks in a window; each is tried.
+        judge: replays a left-out motion and chooses between terms, regularisation and horizons.
         progress: called with the share of the work that is done.
     """
+    kinds = np.unique(groups)
+    nothing = np.zeros((robot.n, len(TERMS)))
+    open_loop = float(np.mean([judge(nothing, int(g)) for g in kinds]))
+    best = MotorFit(
+        parameters=nothing,
+        deviation=nothing,
+        terms=(),
+        ridge=np.inf,
+        ticks=horizons[0],
+        explained=0.0,
+    )
+    todo = [(ticks, terms) for ticks in horizons for terms in SUBSETS]
+    for i, (ticks, terms) in enumerate(todo):
+        problem = _Problem(robot, log, motor_rad, linear, joints, ticks)
+        for candidate in _candidates(problem, groups, terms):
+            left = np.mean([judge(p, g) for g, p in candidate.left_out.items()])
+            explained = 1.0 - float(left) / max(open_loop, 1e-30)
+            if explained > best.explained:
+                best = candidate.finish(problem, explained)
+        if progress:
+            progress((i + 1) / len(todo))
+    return best
+
+
+@dataclass(kw_only=True)
+class _Candidate:
+    """Parameters for one set of terms and one ridge."""
+
+    terms: tuple[str, ...]
+    ridge: float
+    parameters: Float
+    left_out: dict[int, Float]
+
+    def finish(self, problem: _Problem, explained: float) -> MotorFit:
+        spread = np.std(list(self.left_out.values()), axis=0)  # jackknife
+        return MotorFit(
+            parameters=self.parameters,
+            deviation=spread * np.sqrt(max(len(self.left_out) - 1, 1)),
+            terms=self.terms,
+            ridge=self.ridge,
+            ticks=problem.ticks,
+            explained=explained,
+            left_out=self.left_out,
+        )
+
+
+def _candidates(
+    problem: _Problem, groups: NDArray[np.intp], terms: tuple[str, ...]
+) -> list[_Candidate]:
+    """Gauss-Newton for one set of terms; each ridge, with and without each motion."""
+    log, ticks = problem.log, problem.ticks
     starts = log.steps(ticks)
-    starts = starts[(starts - log.first[starts]) % max(ticks // 4, 1) == 0]
-    problem = _Problem(robot, log, motor_rad, linear, joints, ticks)
-    fit: MotorFit | None = None
-    for i in range(_ITERATIONS):
-        now = np.zeros((robot.n, len(TERMS))) if fit is None else fit.parameters
+    every = max(ticks // 4, -(-len(starts) // _MOST_WINDOWS), 1)
+    starts = starts[(starts - log.first[starts]) % every == 0]
+    used = np.tile([term.name in terms for term in TERMS], len(problem.joints))
+    unit = scales(problem.robot, problem.joints).ravel()
+    now = problem.full(np.zeros(len(unit)))
+    normal: dict[int, _Normal] = {}
+    for _ in range(_ITERATIONS):
         # What is typical shrinks as the fit gets better, and outliers stand out more.
         scale = problem.typical(starts, now)
         normal = problem.normal_equations(starts, groups[starts], now, scale)
-        fit = _choose(problem, starts, groups[starts], scale, normal, fit if i > 2 else None)
-        if progress:
-            progress((i + 1) / _ITERATIONS)
-    assert fit is not None
-    return fit
-
-
-def _choose(
-    problem: _Problem,
-    starts: Rows,
-    groups: NDArray[np.intp],
-    scale: Float,
-    normal: dict[int, _Normal],
-    keep: MotorFit | None,
-) -> MotorFit:
-    """Terms and ridge that explain left-out motions best, then a solve on all."""
-    robot, joints = problem.robot, problem.joints
-    unit = scales(robot, joints).ravel()
-    names = [term.name for term in TERMS]
-    options = (
-        [(terms, ridge) for terms in SUBSETS for ridge in _RIDGES]
-        if keep is None
-        else [(keep.terms, keep.ridge)]
-    )
-
-    def full(p: Float) -> Float:
-        out = np.zeros((robot.n, len(TERMS)))
-        out[joints] = p.reshape(len(joints), -1)
-        return out
-
-    whole = problem.cost(starts, full(np.zeros(len(unit))), scale)
-    best: tuple[float, tuple[str, ...], float, list[Float]] | None = None
-    for terms, ridge in options:
-        used = np.tile([name in terms for name in names], len(joints))
-        left, solved = 0.0, []
-        for group in normal:
-            rest = [x for name, x in normal.items() if name != group] or [normal[group]]
-            solved.append(_solve(rest, used, unit, ridge))
-            own = starts[groups == group]
-            left += len(own) / len(starts) * problem.cost(own, full(solved[-1]), scale)
-        if best is None or left < best[0]:
-            best = left, terms, ridge, solved
-    assert best is not None
-    left, terms, ridge, solved = best
-    used = np.tile([name in terms for name in names], len(joints))
-    spread = np.std(solved, axis=0) * np.sqrt(max(len(solved) - 1, 1))  # jackknife
-    return MotorFit(
-        parameters=full(_solve(list(normal.values()), used, unit, ridge)),
-        deviation=full(spread),
-        terms=terms,
-        ridge=ridge,
-        explained=1.0 - left / max(whole, 1e-30),
-    )
+        now = problem.full(_solve(list(normal.values()), used, unit, _RIDGES[0]))
+    out = []
+    for ridge in _RIDGES:
+        left_out = {
+            group: [x for other, x in normal.items() if other != group] or [own]
+            for group, own in normal.items()
+        }
+        out.append(
+            _Candidate(
+                terms=terms,
+                ridge=ridge,
+                parameters=problem.full(_solve(list(normal.values()), used, unit, ridge)),
+                left_out={
+                    group: problem.full(_solve(rest, used, unit, ridge))
+                    for group, rest in left_out.items()
+                },
+            )
+        )
+    return out
 
 
 def _solve(parts: Sequence[_Normal], used: NDArray[np.bool_], unit: Float, ridge: float) -> Float:
@@ -208,21 +234,18 @@ class _Problem:
             for group in np.unique(groups[part]):
                 chosen = groups[part] == group
                 flat, rest = a[chosen].reshape(-1, many).astype(np.float64), y[chosen].ravel()
-                new = _Normal(n=flat.T @ flat, b=flat.T @ rest, c=float(rest @ rest))
+                new = _Normal(n=flat.T @ flat, b=flat.T @ rest)
                 have = out.get(int(group))
                 if have is not None:
-                    new = _Normal(n=have.n + new.n, b=have.b + new.b, c=have.c + new.c)
+                    new = _Normal(n=have.n + new.n, b=have.b + new.b)
                 out[int(group)] = new
         return out
 
-    def cost(self, starts: Rows, parameters: Float, scale: Float) -> float:
-        """Robust mean of the squared errors of windows, in units of the typical error."""
-        total = 0.0
-        for begin in range(0, len(starts), 4 * _CHUNK):
-            errors, _ = self._carry(starts[begin : begin + 4 * _CHUNK], parameters, slopes=False)
-            lost = np.log1p((errors / (_ROBUST * scale)) ** 2) @ self.weights**2
-            total += float(lost.mean(axis=1).sum())
-        return total / len(starts)
+    def full(self, parameters: Float) -> Float:
+        """Parameters of the chosen joints, flat, as those of all joints, (n, terms)."""
+        out = np.zeros((self.robot.n, len(TERMS)))
+        out[self.joints] = parameters.reshape(len(self.joints), -1)
+        return out
 
     def typical(self, starts: Rows, parameters: Float) -> Float:
         """Typical error of each coordinate after each tick, (K, x)."""

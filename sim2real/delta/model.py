@@ -77,6 +77,28 @@ def weight_shapes(
     return shapes
 
 
+def ensemble(weights: Mapping[str, Float], inputs: Float) -> Float:
+    """Answers of all members of an ensemble with arrays of :func:`weight_shapes`.
+
+    Args:
+        weights: the arrays.
+        inputs: features, (B, inputs).
+
+    Returns:
+        (members, B, outputs), in the units of what it was fitted to.
+    """
+    x = (inputs - weights["shift"]) / weights["scale"]
+    members = weights["skip"].shape[0]
+    hidden = np.broadcast_to(x, (members, *x.shape))
+    last = sum(name.startswith("w") for name in weights) - 1
+    for i in range(last + 1):
+        hidden = hidden @ weights[f"w{i}"] + weights[f"b{i}"][:, None]
+        if i < last:  # SiLU; tanh cannot overflow as exp can
+            hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))
+    out: Float = (x @ weights["skip"] + hidden) * weights["unit"]
+    return out
+
+
 def model_shapes(robot: RobotSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays that every model has beside the networks'.
 
@@ -137,18 +159,8 @@ class DeltaModel:
 
     def each(self, state: SimState, setpoint_rad: Float, history: History) -> Float:
         """What each network adds, without gain, gate and bound, (members, B, m), rad."""
-        w = self.weights
-        seen = history.last(self.window)
-        x = (features(self.robot, state, setpoint_rad, seen) - w["shift"]) / w["scale"]
-        linear = x @ w["skip"]
-        hidden = np.broadcast_to(x, (self.members, *x.shape))
-        layers = len(self.hidden)
-        for i in range(layers + 1):
-            hidden = hidden @ w[f"w{i}"] + w[f"b{i}"][:, None]
-            if i < layers:  # SiLU; tanh cannot overflow as exp can
-                hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))
-        out: Float = (linear + hidden) * w["unit"]
-        return out
+        seen = features(self.robot, state, setpoint_rad, history.last(self.window))
+        return ensemble(self.weights, seen)
 
     def detailed(
         self, state: SimState, setpoint_rad: Float, history: History

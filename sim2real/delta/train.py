@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from policies.errors import InputError
-from policies.interface import RobotSpec
+from policies.interface import Float, RobotSpec
 from sim2real.delta.data import Task, groups_of
 from sim2real.delta.fit_motor import MotorFit, fit_motor
 from sim2real.delta.labels import LabelConfig, LabelStats, label_log
 from sim2real.delta.linear import linearise
 from sim2real.delta.model import DeltaModel, joint_indices
+from sim2real.delta.motor import TERMS
 from sim2real.delta.networks import Samples, aggregate, fit_networks, samples_of
 from sim2real.delta.trust import coordinates, ranges
 from sim2real.episodes.episode import Episode
@@ -34,9 +35,11 @@ Progress = Callable[[str, float], None]
 """Called with the stage (``linearise``, ``motor``, ``fit``, ``roll``) and the share of it done."""
 
 _LIMIT_RAD = {"position": 0.1, "setpoint": 0.5}
+_HORIZONS_S = {"position": (0.12, 0.4), "setpoint": (0.08, 0.12)}
 _LEAST_STEPS = 100
 _WINDOWS = (1, 3)
 _GAINS = (0.5, 1.0)
+_WORTH = 0.95  # networks that gain less than this are left out: they cost time and generality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,9 @@ class DeltaConfig:
 
     Attributes:
         joints: joints that get a delta; none means all. ``_joint`` at the end may be left out.
-        horizon_s: length of the windows that the motor terms are fitted to, s.
+        horizon_s: length of the windows that the motor terms are fitted to, s; None for the
+            better of 0.08 and 0.12 s (legged robot: impacts soon rule longer ones) or of 0.12 and
+            0.4 s (arm).
         networks: False for motor terms alone.
         window: ticks of history that the networks see; None for the better of 1 and 3 on held-out
             replay.
@@ -67,7 +72,7 @@ class DeltaConfig:
     """
 
     joints: tuple[str, ...] = ()
-    horizon_s: float = 0.12
+    horizon_s: float | None = None
     networks: bool = True
     window: int | None = None
     hidden: tuple[int, ...] = (256, 128)
@@ -96,7 +101,7 @@ class TrainReport:
         samples: labelled steps, logged and aggregated, in the last fit.
         errors: error after up to 1 s of replay on held-out motions, rad and m together: of the
             simulator alone (``open_loop``), with motor terms (``motor``), and with each candidate
-            for the networks. The motor terms have seen these motions, the networks have not.
+            for the networks; nothing in them has seen that motion.
         chosen: the candidate that was kept, ``motor`` for no networks.
     """
 
@@ -141,36 +146,59 @@ def train_delta(
     with BatchStepper(robot, simulator, rate_hz=log.rate_hz) as stepper:
         task = Task(robot=robot, log=log, groups=groups, stepper=stepper, seed=config.seed)
         linear = linearise(stepper, log, np.array(joints), lambda s: report("linearise", s))
-        ticks = int(np.clip(round(config.horizon_s * log.rate_hz), 1, task.ticks))
+        empty = _empty_model(task, joints, limit_rad, simulator or Gap(), config)
+
+        def judge(parameters: Float, group: int) -> float:
+            return task.replay_error(_moved(empty, parameters), group)
+
         motor = fit_motor(
-            robot, log, task.motor, linear, joints, groups, ticks, lambda s: report("motor", s)
+            robot,
+            log,
+            task.motor,
+            linear,
+            joints,
+            groups,
+            _horizons(config, robot, task),
+            judge,
+            lambda s: report("motor", s),
         )
-        base = _motor_model(task, joints, motor, limit_rad, simulator or Gap(), config)
-        errors = {"open_loop": task.replay_error(None), "motor": task.replay_error(base)}
-        drawn = base(*task.logged(linear.rows, base.history))
-        deltas, labels = label_log(
-            stepper, log, linear, np.array(joints), labelling, base_rad=drawn
-        )
-        best, chosen, count = base, "motor", 0
-        if config.networks:
-            labelled = samples_of(task, linear, deltas[:, joints])
-            best, chosen, count = _add_networks(
-                task, base, labelled, labelling, config, errors, report
+        base = _moved(empty, motor.parameters, terms=list(motor.terms))
+
+        def labelled(model: DeltaModel) -> tuple[Samples, LabelStats]:
+            drawn = model(*task.logged(linear.rows, model.history))
+            deltas, stats = label_log(
+                stepper, log, linear, np.array(joints), labelling, base_rad=drawn
             )
-    return best, TrainReport(
+            return samples_of(task, linear, deltas[:, joints]), stats
+
+        samples, labels = labelled(base)
+        # What chooses the networks knows nothing of the held-out motion, the motor terms included.
+        blind = _moved(empty, motor.left_out.get(task.held_group, motor.parameters))
+        errors = {"open_loop": task.replay_error(None), "motor": task.replay_error(blind)}
+        model, chosen, count = base, "motor", 0
+        if config.networks:
+            choice = _choose_networks(
+                task, blind, labelled(blind)[0], labelling, config, errors, report
+            )
+            if choice is not None:
+                chosen = choice.name
+                model, count = _add_networks(task, base, samples, choice, labelling, config, report)
+    return model, TrainReport(
         motor=motor, labels=labels, samples=count, errors=errors, chosen=chosen
     )
 
 
-def _motor_model(
-    task: Task,
-    joints: list[int],
-    motor: MotorFit,
-    limit_rad: float,
-    simulator: Gap,
-    config: DeltaConfig,
+def _horizons(config: DeltaConfig, robot: RobotSpec, task: Task) -> list[int]:
+    """Control ticks of the windows to try, within what the episodes have."""
+    given = _HORIZONS_S[robot.command] if config.horizon_s is None else (config.horizon_s,)
+    ticks = [int(np.clip(round(h * task.log.rate_hz), 1, task.ticks)) for h in given]
+    return list(dict.fromkeys(ticks))
+
+
+def _empty_model(
+    task: Task, joints: list[int], limit_rad: float, simulator: Gap, config: DeltaConfig
 ) -> DeltaModel:
-    """The model with motor terms alone."""
+    """A model that adds nothing, with the ranges of the log."""
     state, setpoint, _ = task.logged(task.log.steps(), 0)
     low, high = ranges(coordinates(task.robot, state, setpoint))
     return DeltaModel(
@@ -183,59 +211,102 @@ def _motor_model(
         limit_rad=limit_rad,
         gain=0.0,
         spread=1.0,
-        weights={"motor": motor.parameters, "low": low, "high": high},
+        weights={"motor": np.zeros((task.robot.n, len(TERMS))), "low": low, "high": high},
         simulator=simulator,
-        training={
-            "method": "inverse",
-            "seed": config.seed,
-            "terms": list(motor.terms),
-            "steps": len(task.log.steps()),
-        },
+        training={"method": "inverse", "seed": config.seed, "steps": len(task.log.steps())},
     )
+
+
+def _moved(model: DeltaModel, parameters: Float, **training: object) -> DeltaModel:
+    """The model with other motor terms."""
+    return replace(
+        model,
+        weights={**model.weights, "motor": parameters},
+        training={**model.training, **training},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Networks that helped on a held-out motion."""
+
+    name: str
+    window: int
+    gain: float
+    rounds: int
+    epochs: int
+    spread: float
+
+
+def _choose_networks(
+    task: Task,
+    blind: DeltaModel,
+    labelled: Samples,
+    labelling: LabelConfig,
+    config: DeltaConfig,
+    errors: dict[str, float],
+    report: Progress,
+) -> _Choice | None:
+    """History, gain and rounds that replay the held-out motion best; None for no networks."""
+    windows = _WINDOWS if config.window is None else (config.window,)
+    best = None
+    for window in windows:
+        samples = labelled
+        for turn in range(config.rounds + 1):
+            model, epochs = fit_networks(
+                task, blind, samples, window, config, lambda s: report("fit", s)
+            )
+            for gain in _GAINS:
+                name = f"networks, history {window}, gain {gain:g}, round {turn}"
+                error = task.replay_error(replace(model, gain=gain))
+                if error < _WORTH * errors["motor"] and error < min(errors.values()):
+                    best = _Choice(
+                        name=name,
+                        window=window,
+                        gain=gain,
+                        rounds=turn,
+                        epochs=epochs,
+                        spread=model.spread,
+                    )
+                errors[name] = error
+            if turn < config.rounds:
+                samples = samples.join(
+                    aggregate(task, model, labelled, labelling, config.pull, report)
+                )
+    return best
 
 
 def _add_networks(
     task: Task,
     base: DeltaModel,
     labelled: Samples,
+    choice: _Choice,
     labelling: LabelConfig,
     config: DeltaConfig,
-    errors: dict[str, float],
     report: Progress,
-) -> tuple[DeltaModel, str, int]:
-    """Fit networks with each history, gain and round; keep what replays held-out motions best."""
-    windows = _WINDOWS if config.window is None else (config.window,)
-    best, chosen, count = base, "motor", 0
-    for window in windows:
-        samples = labelled
-        for turn in range(config.rounds + 1):
-            model, epochs = fit_networks(
-                task, base, samples, window, config, lambda s: report("fit", s)
-            )
-            for gain in _GAINS:
-                candidate = replace(model, gain=gain)
-                name = f"networks, history {window}, gain {gain:g}, round {turn}"
-                errors[name] = task.replay_error(candidate)
-                if errors[name] < min(v for k, v in errors.items() if k != name):
-                    best, chosen, count = candidate, name, len(samples.rows)
-                    kept = samples, window, epochs, gain
-            if turn < config.rounds:
-                samples = samples.join(
-                    aggregate(task, model, labelled, labelling, config.pull, report)
-                )
-    if chosen == "motor":
-        return base, chosen, 0
-    # The choice is made: now the held-out motions may teach as well.
-    samples, window, epochs, gain = kept
-    final, _ = fit_networks(
-        task, base, samples, window, config, lambda s: report("fit", s), epochs=epochs
-    )
-    return replace(final, gain=gain, spread=best.spread), chosen, count
+) -> tuple[DeltaModel, int]:
+    """The chosen networks, now that the held-out motion may teach as well; number of samples."""
+    samples, model = labelled, base
+    for turn in range(choice.rounds + 1):
+        if turn:
+            samples = samples.join(aggregate(task, model, labelled, labelling, config.pull, report))
+        model, _ = fit_networks(
+            task,
+            base,
+            samples,
+            choice.window,
+            config,
+            lambda s: report("fit", s),
+            epochs=max(choice.epochs, 1),
+        )
+    return replace(model, gain=choice.gain, spread=choice.spread), len(samples.rows)
 
 
 def _check(config: DeltaConfig) -> None:
-    positive = ("ensemble", "epochs", "batch", "lr", "iterations", "ridge", "horizon_s")
+    positive = ("ensemble", "epochs", "batch", "lr", "iterations", "ridge")
     wrong = [name for name in positive if not getattr(config, name) > 0]
+    if config.horizon_s is not None and not 0.0 < config.horizon_s <= 10.0:
+        wrong.append("horizon_s")
     wrong += [name for name in ("window", "rounds") if (getattr(config, name) or 0) < 0]
     if not 0.0 < config.pull < 1.0:
         wrong.append("pull")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,8 @@ _LEAST_WHOLE = 3
 def part(episode: Episode, start: int, stop: int) -> Episode:
     """Rows ``start`` to ``stop`` (not included) of an episode."""
     arrays = {f.name: getattr(episode, f.name) for f in fields(episode)}
-    return replace(
-        episode,
-        **{k: v[start:stop] for k, v in arrays.items() if isinstance(v, np.ndarray)},
-    )
+    cut: dict[str, Any] = {k: v[start:stop] for k, v in arrays.items() if isinstance(v, np.ndarray)}
+    return replace(episode, **cut)
 
 
 def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:

@@ -104,12 +104,12 @@ def bootstrap(
     member = np.zeros((int(groups.max()) + 1, len(groups)))
     member[groups, np.arange(len(groups))] = 1.0
     draws = rng.multinomial(len(member), np.full(len(member), 1.0 / len(member)), size=samples)
-    draws = _covering(draws @ member, result.errors[reference])
-    means = {name: errors.means(draws) for name, errors in result.errors.items()}
+    weights = _covering(draws @ member, result.errors[reference])
+    means = {name: errors.means(weights) for name, errors in result.errors.items()}
     return Intervals(
         unit=unit,
         units=len(member),
-        samples=len(draws),
+        samples=len(weights),
         errors={m: {k: _interval(v) for k, v in each.items()} for m, each in means.items()},
         ratios={
             m: {k: _interval(ratio(v, means[reference][k])) for k, v in each.items()}

@@ -103,7 +103,7 @@ def test_training_halves_the_error_of_episodes_it_never_saw(episodes, trained):
     before, after = methods["open_loop"].e_g_mpjpe_mm, methods["delta_action"].e_g_mpjpe_mm
     assert (after < 0.5 * before).all()
     assert report.errors["motor"] < 0.7 * report.errors["open_loop"]
-    assert min(report.errors, key=report.errors.get) == report.chosen
+    assert report.errors[report.chosen] <= report.errors["motor"]
     assert report.labels.error_after < report.labels.error_before
 
 
