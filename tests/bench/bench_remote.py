@@ -97,28 +97,33 @@ def transfer(checkpoints: list[Path], seeds: int) -> None:
                 logs[name] += [run.episode for run in runs if run.completed]
             rows.append(tuple(row))
     print(table_text(("policy, runs that end upright", "sapien", "mujoco"), rows))
-    header = ("open-loop replay, E_g-mpjpe mm", *(f"{h:g} s" for h in HORIZONS_S))
+    units = [f"{unit} {h:g} s" for unit in ("mm", "rad") for h in HORIZONS_S]
+    header = ("open-loop replay, E_g-mpjpe and joint RMSE", *units)
     rows = []
     for log in ("sapien", "mujoco"):
         for simulator in ("sapien", "mujoco"):
             if not log == simulator == "mujoco":  # the same numbers, bit by bit
                 with open_engine(simulator, G1) as engine:
-                    errors = drift_mm(engine, logs[log])
-                cells = (f"{x:.2f}" for x in errors)
+                    distances, angles = drift(engine, logs[log])
+                cells = [*(f"{x:.2f}" for x in distances), *(f"{x:.4f}" for x in angles)]
                 rows.append((f"log of {log} in {simulator}", *cells))
     print(table_text(header, rows), flush=True)
 
 
-def drift_mm(engine: Engine, episodes: list[Episode]) -> list[float]:
-    """E_g-mpjpe for each of ``HORIZONS_S`` over windows every 0.5 s."""
+def drift(engine: Engine, episodes: list[Episode]) -> tuple[list[float], list[float]]:
+    """E_g-mpjpe, mm, and joint RMSE, rad, for ``HORIZONS_S`` over windows every 0.5 s."""
     log = Log.of(episodes, engine.robot)
     frames = [round(h * log.rate_hz) for h in HORIZONS_S]
     starts = log.windows(round(0.5 * log.rate_hz), max(frames))
+    ahead = log.ahead(starts, max(frames))
     bodies = BodyPositions(engine.robot)
-    played = bodies(play(engine, log, starts, max(frames)))
-    logged = bodies(log.state)[log.ahead(starts, max(frames))]
-    per_frame = distance_mm(played, logged)[:, 1:]
-    return [float(per_frame[:, :k].mean()) for k in frames]
+    played = play(engine, log, starts, max(frames))
+    distance = distance_mm(bodies(played), bodies(log.state)[ahead])[:, 1:]
+    squared = ((played.qpos_rad - log.state.qpos_rad[ahead]) ** 2)[:, 1:]
+    return (
+        [float(distance[:, :k].mean()) for k in frames],
+        [float(np.sqrt(squared[:, :k].mean())) for k in frames],
+    )
 
 
 if __name__ == "__main__":
