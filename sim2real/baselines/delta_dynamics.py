@@ -85,6 +85,9 @@ def train_delta_dynamics(
         simulated = stepper.step(state, log.setpoint_rad[rows][:, None]).map(lambda x: x[:, 0])
     wrong = difference(log.state.map(lambda x: x[rows + 1]), simulated)
     targets = _turned(robot, wrong, state, rotate_inverse)
+    # Positions change little in a tick, velocities much: each coordinate counts in its own unit.
+    unit = targets.std(axis=0) + 1e-9
+    targets = targets / unit
     inputs = features(robot, state, setpoint, history)
     settings = FitConfig(
         hidden=config.hidden,
@@ -108,6 +111,7 @@ def train_delta_dynamics(
         replace(settings, epochs=max(passes, 1)),
         lambda s: done(0.5 + 0.5 * s),
     )
+    weights = {**weights, "unit": weights["unit"] * unit}
     return DeltaDynamics(robot=robot, rate_hz=log.rate_hz, history=_WINDOW, weights=weights)
 
 

@@ -27,12 +27,18 @@ from sim2real.run import RunConfig, run
 BUSY = "import numpy as np\na = np.random.rand(256, 256)\nwhile True: a = np.tanh(a @ a)"
 
 
-def checkpoint(folder: Path) -> tuple[Path, str]:
-    """ASAP's jump if the data folder is there, else an actor of the same size, random weights."""
+def asap_data() -> Path | None:
+    """ASAP's released policies and their metadata, where they are at hand."""
     here = Path(__file__).resolve().parents[2]
     data = Path(os.environ.get("REALIGN_SHARED_DATA", here.parent / "shared" / "data")) / "asap_g1"
+    return data if data.is_dir() else None
+
+
+def checkpoint(folder: Path) -> tuple[Path, str]:
+    """ASAP's jump if the data folder is there, else an actor of the same size, random weights."""
+    data = asap_data()
     out = folder / "actor"
-    if data.is_dir():
+    if data is not None:
         name = "jump_forward_level1"
         import_asap(data / "policies" / f"{name}.onnx", data / "asap_g1.json", name, out)
         return out, f"ASAP {name}"
