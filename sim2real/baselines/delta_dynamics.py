@@ -29,6 +29,7 @@ from sim2real.sim.tangent import difference, displaced, tangent_size
 
 _LEAST_STEPS = 100
 _WINDOW = 1
+_GAINS = (1.0, 0.5, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class DeltaDynamics:
         robot: the robot.
         rate_hz: control rate of the data it was trained on, Hz.
         history: ticks of history that it needs.
+        gain: factor on the residual, chosen on held-out motions.
         weights: arrays of the ensemble.
         simulator: the simulator that it corrects.
     """
@@ -46,6 +48,7 @@ class DeltaDynamics:
     robot: RobotSpec
     rate_hz: float
     history: int
+    gain: float
     weights: Mapping[str, Float] = field(repr=False)
     simulator: Gap = field(default_factory=Gap)
 
@@ -54,7 +57,7 @@ class DeltaDynamics:
     ) -> SimState:
         """The corrected next state, where the simulator says ``following``, arrays (B, ...)."""
         inputs = features(self.robot, state, setpoint_rad, history)
-        residual = ensemble(self.weights, inputs).mean(axis=0)
+        residual = self.gain * ensemble(self.weights, inputs).mean(axis=0)
         return displaced(following, _turned(self.robot, residual, state, rotate))
 
 
@@ -83,27 +86,35 @@ def train_delta_dynamics(
         rows = log.steps()
         state, setpoint, history = task.logged(rows, _WINDOW)
         simulated = stepper.step(state, log.setpoint_rad[rows][:, None]).map(lambda x: x[:, 0])
-    wrong = difference(log.state.map(lambda x: x[rows + 1]), simulated)
-    targets = _turned(robot, wrong, state, rotate_inverse)
-    # Positions change little in a tick, velocities much: each coordinate counts in its own unit.
-    unit = targets.std(axis=0) + 1e-9
-    targets = targets / unit
-    inputs = features(robot, state, setpoint, history)
-    settings = FitConfig(
-        hidden=config.hidden,
-        ensemble=config.ensemble,
-        epochs=config.epochs,
-        patience=config.patience,
-        batch=config.batch,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        input_noise=config.input_noise,
-        seed=config.seed,
-    )
-    held = task.held[rows]
-    done = progress or (lambda share: None)
-    _, passes = fit(inputs, targets, held, settings, lambda s: done(0.5 * s))
-    # Held-out motions have said when to stop; now they teach as well.
+        wrong = difference(log.state.map(lambda x: x[rows + 1]), simulated)
+        targets = _turned(robot, wrong, state, rotate_inverse)
+        # Positions change little in a tick, velocities much: each counts in its own unit.
+        unit = targets.std(axis=0) + 1e-9
+        targets = targets / unit
+        inputs = features(robot, state, setpoint, history)
+        settings = FitConfig(
+            hidden=config.hidden,
+            ensemble=config.ensemble,
+            epochs=config.epochs,
+            patience=config.patience,
+            batch=config.batch,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            input_noise=config.input_noise,
+            seed=config.seed,
+        )
+        held = task.held[rows]
+        done = progress or (lambda share: None)
+        weights, passes = fit(inputs, targets, held, settings, lambda s: done(0.5 * s))
+        blind = DeltaDynamics(
+            robot=robot,
+            rate_hz=log.rate_hz,
+            history=_WINDOW,
+            gain=1.0,
+            weights={**weights, "unit": weights["unit"] * unit},
+        )
+        gain = min(_GAINS, key=lambda g: task.replay_error(residual=replace(blind, gain=g)))
+    # Held-out motions have said when to stop and how much of it to take; now they teach as well.
     weights, _ = fit(
         inputs,
         targets,
@@ -111,8 +122,7 @@ def train_delta_dynamics(
         replace(settings, epochs=max(passes, 1)),
         lambda s: done(0.5 + 0.5 * s),
     )
-    weights = {**weights, "unit": weights["unit"] * unit}
-    return DeltaDynamics(robot=robot, rate_hz=log.rate_hz, history=_WINDOW, weights=weights)
+    return replace(blind, gain=gain, weights={**weights, "unit": weights["unit"] * unit})
 
 
 def _turned(

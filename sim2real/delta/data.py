@@ -12,11 +12,12 @@ from policies.interface import Float, RobotSpec
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.pieces import pieces
 from sim2real.replay.log import Log, Rows
-from sim2real.replay.open_loop import DeltaAction, History, at_motor, play
+from sim2real.replay.open_loop import DeltaAction, History, Residual, at_motor, play
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.stepper import SimState
 
 _HORIZON_S = 1.0
+_WORST = 10.0
 _MOST_GROUPS = 6
 _FEWEST_GROUPS = 3
 
@@ -96,15 +97,21 @@ class Task:
         state = self.log.state.map(lambda x: x[rows])
         return state, self.motor[rows], History.of(self.log, self.motor, rows, ticks)
 
-    def replay_error(self, model: DeltaAction | None, group: int | None = None) -> float:
+    def replay_error(
+        self,
+        model: DeltaAction | None = None,
+        group: int | None = None,
+        residual: Residual | None = None,
+    ) -> float:
         """Error over up to 1 s of replay of a motion, or the held-out one, rad and m together."""
         chosen = self.held if group is None else self.groups == group
         log, starts = self.log, self.starts[chosen[self.starts]]
-        states = play(self.stepper, log, starts, self.ticks, delta=model)
+        states = play(self.stepper, log, starts, self.ticks, delta=model, residual=residual)
         real = np.arange(self.ticks + 1) <= log.left(starts)[:, None]
         ahead = log.ahead(starts, self.ticks)
         error = np.sqrt((_error(states, log.state.map(lambda x: x[ahead])) ** 2).mean(axis=-1))
-        return float(error[real].mean())
+        # A model that diverges is as bad as can be, not a number that hides among others.
+        return float(np.nan_to_num(np.minimum(error[real], _WORST), nan=_WORST).mean())
 
 
 def _error(states: SimState, logged: SimState) -> Float:

@@ -30,7 +30,7 @@ Progress = Callable[[float], None]
 Judge = Callable[[Float, int], float]
 """Replay error with parameters (n, terms) on one motion."""
 
-_RIDGES = (1.0, 100.0, 1e4)
+_RIDGES = (1.0, 1e3)
 _CHUNK = 150  # windows; bounds memory
 _MOST_WINDOWS = 1500
 _ITERATIONS = 5

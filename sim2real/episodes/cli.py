@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from policies.errors import InputError
 from policies.robots import get_robot
 from sim2real.episodes.align import estimate_latency_s
 from sim2real.episodes.build import build_episodes
 from sim2real.episodes.episode import Episode
+from sim2real.episodes.pieces import between
 from sim2real.episodes.store import save_episodes
 from sim2real.results import check_new, write_json
 
@@ -26,6 +29,8 @@ def episodes_build(
     state_topic: str | None = None,
     command_topic: str | None = None,
     min_length_s: float = 0.5,
+    start_s: float = 0.0,
+    end_s: float | None = None,
 ) -> None:
     """Cut bags into episodes on an even grid and store them (LeRobotDataset v3 layout).
 
@@ -39,6 +44,9 @@ def episodes_build(
         state_topic: joint states; /joint_states by default.
         command_topic: commands; /joint_command or /joint_commands by default.
         min_length_s: shorter stretches are left out, s.
+        start_s: leave out what comes before, s since the start of each bag.
+        end_s: leave out what comes after, s since the start of each bag: two calls with the same
+            time split a log into one part to learn from and one to judge by.
 
     Raises:
         InputError: anything about the bags or the paths is wrong.
@@ -51,14 +59,24 @@ def episodes_build(
     with tqdm(total=len(bag), desc="episodes", unit="bag", disable=None) as bar:
         for path in bag:
             bar.set_postfix_str(path.name)
-            found = build_episodes(
-                path,
-                spec,
-                rate_hz=rate_hz,
-                state_topic=state_topic,
-                command_topic=command_topic,
-                min_length_s=min_length_s,
+            found = between(
+                build_episodes(
+                    path,
+                    spec,
+                    rate_hz=rate_hz,
+                    state_topic=state_topic,
+                    command_topic=command_topic,
+                    min_length_s=min_length_s,
+                ),
+                start_s,
+                np.inf if end_s is None else end_s,
+                min_length_s,
             )
+            if not found:
+                raise InputError(
+                    f"{path}: expected episodes of at least {min_length_s:g} s between "
+                    f"{start_s:g} and {end_s or 'the end'} s of the bag, got none; give other times"
+                )
             counts[str(path)] = len(found)
             episodes += found
             bar.update()

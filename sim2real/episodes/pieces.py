@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,18 @@ def part(episode: Episode, start: int, stop: int) -> Episode:
     return replace(episode, **cut)
 
 
+def between(
+    episodes: Sequence[Episode], start_s: float, end_s: float, shortest_s: float
+) -> list[Episode]:
+    """What of the episodes lies between two times of their bag; what gets too short is left out."""
+    out = []
+    for episode in episodes:
+        inside = np.flatnonzero((episode.t_s >= start_s) & (episode.t_s <= end_s))
+        if len(inside) > max(shortest_s * episode.rate_hz, 1):
+            out.append(part(episode, int(inside[0]), int(inside[-1]) + 1))
+    return out
+
+
 def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:
     """Episodes in equal pieces of at most ``longest_s``; what is shorter stays as it is.
 
@@ -30,7 +43,7 @@ def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:
         steps = max(len(episode) - 1, 1)
         count = int(np.ceil(steps / max(longest_s * episode.rate_hz, 1.0)))
         cuts = np.linspace(0, steps, count + 1).round().astype(int)
-        out += [part(episode, a, b + 1) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        out += [part(episode, a, b + 1) for a, b in pairwise(cuts)]
     return out
 
 
