@@ -88,8 +88,8 @@ def gather(data: Bytes, start: Int, size: int) -> Bytes:
     """
     if not len(start) or not size:
         return np.zeros((len(start), size), np.uint8)
-    steps = np.diff(start)
-    if len(steps) and (steps == steps[0]).all() and steps[0] > 0:
+    steps = start[1:] - start[:-1]
+    if len(steps) and steps[0] > 0 and (steps == steps[0]).all():
         return np.ndarray((len(start), size), np.uint8, data, int(start[0]), (int(steps[0]), 1))
     # items of this size at every byte: one indexing operation copies all stretches
     items = np.ndarray((len(data) - size + 1,), f"V{size}", data, 0, (1,))

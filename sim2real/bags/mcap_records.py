@@ -18,15 +18,14 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from mcap.opcode import Opcode
 
-from sim2real.bags.batch import BATCH_BYTES, Bytes, DamageError
+from sim2real.bags.batch import BATCH_BYTES, Bytes, DamageError, Int
 from sim2real.bags.compression import decompress_into
+from sim2real.bags.walk import FRAME, MessageWalk
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_CHUNK_BYTES = 256 * 2**20
-FRAME = struct.Struct("<BQ")
 _CHUNK = struct.Struct("<QQQII")
 _FOOTER = struct.Struct("<QQI")
-_MESSAGE = int(Opcode.MESSAGE)
 _RECORDS = {
     Opcode.HEADER,
     Opcode.SCHEMA,
@@ -61,7 +60,7 @@ class Messages(NamedTuple):
     """Message records between chunks: where in ``data`` each begins."""
 
     data: Bytes
-    found: list[int]
+    found: Int
 
 
 class Record(NamedTuple):
@@ -74,32 +73,6 @@ class Record(NamedTuple):
 
 
 Part: TypeAlias = Chunk | BadChunk | Messages | Record
-
-
-def message_run(data: Bytes, position: int, stop: int) -> tuple[list[int], int]:
-    """Walk message records until another kind of record, an incomplete one, or ``stop``.
-
-    This is the only loop that runs once a message, so it does no more than it must.
-
-    Args:
-        data: records.
-        position: where the first one begins.
-        stop: where the records end.
-
-    Returns:
-        Where each message record begins, and where the walk ended.
-    """
-    found: list[int] = []
-    view, add, unpack, head = data.data, found.append, FRAME.unpack_from, FRAME.size
-    last = stop - head
-    while position <= last:
-        opcode, length = unpack(view, position)
-        after = position + head + length
-        if opcode != _MESSAGE or after > stop:
-            break
-        add(position)
-        position = after
-    return found, position
 
 
 def read_parts(path: Path, *, check: bool, max_bytes: int) -> Iterator[list[Part]]:
@@ -174,6 +147,7 @@ class _File:
         offset: of the window in the file.
         crc: checksum of what lies before the window.
         arena: one of ``arenas``, room for chunks, used up to ``arena_used``.
+        walk: of messages between chunks.
     """
 
     stream: io.BufferedReader
@@ -188,6 +162,7 @@ class _File:
     arenas: Iterator[Bytes] = field(default_factory=_make_arenas)
     arena: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
     arena_used: int = BATCH_BYTES
+    walk: MessageWalk = field(default_factory=MessageWalk)
 
     def parts(self) -> Iterator[Part]:
         """Everything up to the footer; what follows the footer is checked."""
@@ -195,8 +170,8 @@ class _File:
             raise DamageError("it does not start with the MCAP magic bytes")
         while True:
             window = self.window
-            found, self.position = message_run(window, self.position, len(window))
-            if found:
+            found, self.position = self.walk.run(window, self.position, len(window))
+            if len(found):
                 self.lent = True
                 yield Messages(window, found)
             record = self._next_record()

@@ -8,7 +8,6 @@ MB or a few chunks, whichever is more.
 from __future__ import annotations
 
 import io
-import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,18 +20,17 @@ from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Header, Metadata, Schema, Statistics
 
-from sim2real.bags.batch import Batch, Bytes, DamageError, Message, Topic, gather
+from sim2real.bags.batch import Batch, Bytes, DamageError, Int, Message, Topic, gather
 from sim2real.bags.mcap_records import (
-    FRAME,
     MAX_CHUNK_BYTES,
     BadChunk,
     Chunk,
     Messages,
     Part,
     Record,
-    message_run,
     read_parts,
 )
+from sim2real.bags.walk import FRAME, MessageWalk
 
 _HEAD = np.dtype(
     [
@@ -52,7 +50,7 @@ class _Run(NamedTuple):
     """Message records of the chunk at byte ``chunk`` of the file, or between chunks (None)."""
 
     data: Bytes
-    found: list[int]
+    found: Int
     chunk: int | None
 
 
@@ -80,6 +78,7 @@ class McapStream:
     skipped: list[str] = field(default_factory=list)
     unchecked_chunks: int = 0
     _schemas: dict[int, Schema] = field(default_factory=dict)
+    _walk: MessageWalk = field(default_factory=MessageWalk)
     _seen: int = 0
     _data_ended: bool = False
     _statistics: Statistics | None = None
@@ -120,7 +119,7 @@ class McapStream:
         elif isinstance(part, Chunk):
             self.unchecked_chunks += not part.has_checksum
             try:
-                runs.append(_Run(part.data, self._walk(part), part.offset))
+                runs.append(_Run(part.data, self._find(part), part.offset))
             except DamageError as damage:
                 self._leave_out(part.offset, str(damage))
         elif part.opcode == Opcode.DATA_END:
@@ -136,15 +135,13 @@ class McapStream:
             raise DamageError(f"chunk at byte {chunk}: {what}")
         self.skipped.append(f"chunk at byte {chunk}: {what}")
 
-    def _walk(self, chunk: Chunk) -> list[int]:
+    def _find(self, chunk: Chunk) -> Int:
         """Where the messages of a chunk begin; its other records are taken."""
-        found: list[int] = []
-        position = chunk.start
+        found, position = self._walk.run(chunk.data, chunk.start, chunk.stop)
         while position < chunk.stop:
-            run, position = message_run(chunk.data, position, chunk.stop)
-            found += run
-            if position < chunk.stop:
-                position = self._take_from(chunk, position)
+            position = self._take_from(chunk, position)
+            more, position = self._walk.run(chunk.data, position, chunk.stop)
+            found = np.concatenate([found, more])
         return found
 
     def _take_from(self, chunk: Chunk, position: int) -> int:
@@ -163,7 +160,7 @@ class McapStream:
         """All runs, which lie in one buffer, as one batch; one by one if a message is bad."""
         if not runs:
             return
-        found = list(itertools.chain.from_iterable(run.found for run in runs))
+        found = np.concatenate([run.found for run in runs])
         batch, wrong = message_batch(runs[0].data, found, self.topics)
         if wrong is None:
             self._seen += len(batch)
@@ -213,20 +210,17 @@ class McapStream:
             raise DamageError(f"channel {channel.id} is declared twice, and not alike")
 
 
-def message_batch(
-    data: Bytes, found: list[int], topics: Mapping[int, Topic]
-) -> tuple[Batch, str | None]:
+def message_batch(data: Bytes, start: Int, topics: Mapping[int, Topic]) -> tuple[Batch, str | None]:
     """Read the heads of message records and check them.
 
     Args:
         data: records.
-        found: where each message record begins, at least one; all of them lie within ``data``.
+        start: where each message record begins, (N,); all of them lie within ``data``.
         topics: channel -> topic.
 
     Returns:
         The messages before the first bad one, and what is wrong with that one, if there is one.
     """
-    start = np.array(found, np.int64)
     wrong: str | None = None
     lengths = gather(data, start + 1, 8).view("<u8")[:, 0]
     short = np.flatnonzero(lengths < _FIELDS_BYTES)

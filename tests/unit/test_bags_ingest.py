@@ -9,7 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
 from policies.errors import InputError
-from sim2real.bags import mcap_records, sqlite_file
+from sim2real.bags import mcap_records, sqlite_file, walk
 from sim2real.bags.columns import ColumnBuilder, Columns
 from sim2real.bags.definitions import definition, typestore
 from sim2real.bags.mcap_stream import McapStream
@@ -394,10 +394,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def batches_of(size: int) -> Iterator[None]:
-    """Shrink windows and batches, so that small bags have many of them."""
+    """Shrink windows, batches and what the walk learns from, so that small bags have many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mcap_records, "BATCH_BYTES", size)
         patch.setattr(sqlite_file, "BATCH_BYTES", size)
+        patch.setattr(walk, "_LEAST_SAMPLE", 4)
         yield
 
 
@@ -470,6 +471,58 @@ def test_messages_come_in_file_order_whatever_their_times(folder: Iterator[Path]
     places = [i for i, entry in enumerate(shuffled) if entry.topic == "/imu"]
     np.testing.assert_array_equal(columns.sequence, places)
     np.testing.assert_array_equal(columns.log_ns, [shuffled[i].log_ns for i in places])
+
+
+def record(opcode: int, size: int) -> bytes:
+    return struct.pack("<BQ", opcode, size) + bytes([5]) * size
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_the_walk_finds_what_steps_find(data: Any) -> None:
+    """Cycles of lengths that are broken, cut, and go on in the next buffer."""
+    size = st.integers(22, 40)
+    stream = b""
+    for _ in range(data.draw(st.integers(1, 4))):
+        cycle = data.draw(st.lists(size, min_size=1, max_size=5))
+        stream += b"".join(record(5, n) for n in cycle) * data.draw(st.integers(0, 40))
+        stream += data.draw(st.sampled_from([b"", record(4, 7), record(5, 30), record(5, 0)]))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=3)))
+    with batches_of(2**21):
+        walked = walk.MessageWalk()
+        for first, stop in pairwise([0, *cuts, len(stream)]):
+            buffer = np.frombuffer(stream[first:], np.uint8)
+            expected, position = [], 0
+            while position + 9 <= stop - first and stream[first + position] == 5:
+                after = position + 9 + struct.unpack_from("<Q", stream, first + position + 1)[0]
+                if after > stop - first:
+                    break
+                expected.append(position)
+                position = after
+            found, end = walked.run(buffer, 0, stop - first)
+            assert (found.tolist(), end) == (expected, position)
+
+
+def test_a_cycle_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a log that repeats, only the sample is walked step by step."""
+    steps: list[int] = []
+    stepwise = walk._steps
+
+    def counted(*args: Any) -> Any:
+        found, end = stepwise(*args)
+        steps.append(len(found))
+        return found, end
+
+    monkeypatch.setattr(walk, "_steps", counted)
+    sizes = [1500, 340, 340, 700]
+    buffer = np.frombuffer(b"".join(record(5, n) for n in sizes) * 1000, np.uint8)
+    walked = walk.MessageWalk()
+    for part in np.array_split(np.arange(4000), 7):
+        stop = sum(9 + sizes[i % 4] for i in part)
+        start = sum(9 + sizes[i % 4] for i in range(part[0]))
+        found, end = walked.run(buffer, start, start + stop)
+        assert (len(found), end) == (len(part), start + stop)
+    assert sum(steps) == 64
 
 
 def test_layouts_of_the_same_length_take_turns_by_batch(folder: Iterator[Path]) -> None:
