@@ -82,24 +82,27 @@ class Variants:
             InputError: a gap with a payload at a body that was not announced, or that names joints
                 or bodies which the robot has not.
         """
-        batch = len(targets_rad)
-        together = int(np.clip(_SIMULATIONS_PER_CALL // max(batch, 1), 1, _MODELS))
-        parts: list[SimState] = []
-        for first in range(0, len(gaps), together):
-            chosen = gaps[first : first + together]
-            models = [
-                self._edit(model, gap) for model, gap in zip(self._models, chosen, strict=False)
+        together = int(np.clip(_SIMULATIONS_PER_CALL // max(len(targets_rad), 1), 1, _MODELS))
+        return _join(
+            [
+                self._together(gaps[first : first + together], state, targets_rad, previous_rad)
+                for first in range(0, len(gaps), together)
             ]
-            at_motor = [self._delayed(gap.delay_s, targets_rad, previous_rad) for gap in chosen]
-            end = self._stepper.run(
-                state.map(lambda x, many=len(chosen): np.concatenate([x] * many)),  # type: ignore[misc]
-                np.concatenate(at_motor),
-                [model for model in models for _ in range(batch)],
-            )
-            parts.append(
-                end.map(lambda x, many=len(chosen): x.reshape(many, batch, *x.shape[1:]))  # type: ignore[misc]
-            )
-        return _join(parts)
+        )
+
+    def _together(
+        self, gaps: Sequence[Gap], state: SimState, targets_rad: Float, previous_rad: Float
+    ) -> SimState:
+        """At most as many variants as there are models, in one call."""
+        batch, many = len(targets_rad), len(gaps)
+        models = [self._edit(model, gap) for model, gap in zip(self._models, gaps, strict=False)]
+        at_motor = [self._delayed(gap.delay_s, targets_rad, previous_rad) for gap in gaps]
+        end = self._stepper.run(
+            state.map(lambda x: np.concatenate([x] * many)),
+            np.concatenate(at_motor),
+            [model for model in models for _ in range(batch)],
+        )
+        return end.map(lambda x: x.reshape(many, batch, *x.shape[1:]))
 
     def _delayed(self, delay_s: float, targets_rad: Float, previous_rad: Float) -> Float:
         """Set-points at the physics rate behind a delay, (B, physics steps, n)."""

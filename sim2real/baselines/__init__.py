@@ -1,0 +1,1 @@
+"""What the delta action is compared with: system identification, delta dynamics, randomization."""
