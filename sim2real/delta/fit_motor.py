@@ -32,8 +32,8 @@ Judge = Callable[[Float, int], float]
 
 _RIDGES = (1.0, 1e3)
 _CHUNK = 150  # windows; bounds memory
-_MOST_WINDOWS = 1500
-_ITERATIONS = 5
+_MOST_WINDOWS = 800
+_ITERATIONS = 4
 _ROBUST = 2.0  # errors of this many typical ones begin to count less
 _VELOCITY = 0.3  # weight of velocities against positions, each in units of its typical error
 
