@@ -79,6 +79,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="open-loop replay of logged actions, errors per horizon and joint",
         positional=("episodes",),
     ),
+    ("sysid",): Command(
+        function="sim2real.baselines.sysid_cli:sysid_command",
+        help="motor strength, friction, payload, delay with which the simulator fits the logs",
+        positional=("episodes",),
+    ),
     ("compare",): Command(
         function="sim2real.baselines.cli:compare_command",
         help="every method fitted on the same data, with bootstrap intervals",
