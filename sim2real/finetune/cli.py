@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -13,7 +14,7 @@ from policies.interface import RobotSpec
 from policies.robots import get_robot
 from sim2real.delta.model import DeltaModel, load_delta
 from sim2real.finetune.reference import load_reference, nominal_run
-from sim2real.finetune.simulator import Randomization
+from sim2real.finetune.simulator import Randomization, mujoco_simulator, warp_simulator
 from sim2real.finetune.train import FinetuneConfig, Finetuned, Progress, finetune
 from sim2real.replay.cli import table_text
 from sim2real.results import check_new, write_json
@@ -30,6 +31,7 @@ def finetune_command(
     randomize: bool = False,
     minutes: float = FinetuneConfig.minutes,
     envs: int = FinetuneConfig.envs,
+    physics: Literal["mujoco", "warp"] = "mujoco",
     seed: int = 0,
     overwrite: bool = False,
     json: Path | None = None,
@@ -47,7 +49,8 @@ def finetune_command(
             nominal simulator.
         randomize: draw friction, gains, delay and pushes at random, as ASAP's baseline.
         minutes: time for training, min.
-        envs: robots side by side.
+        envs: robots side by side; some thousand on a GPU.
+        physics: mujoco on the CPU's cores, or warp: MuJoCo Warp on a GPU.
         seed: of everything random.
         overwrite: replace the checkpoint and the results if they exist.
         json: file for machine-readable results.
@@ -57,10 +60,13 @@ def finetune_command(
     check_new(json, overwrite=overwrite)
     checkpoint = read_checkpoint(policy)
     model, simulator = _aligned(delta, spec, randomize=randomize)
-    config = FinetuneConfig(
+    base = FinetuneConfig()
+    config = replace(
+        base,
         minutes=minutes,
         envs=envs,
         randomization=Randomization() if randomize else None,
+        ppo=replace(base.ppo, device="cpu" if physics == "mujoco" else "cuda"),
         seed=seed,
     )
     own = nominal_run(checkpoint.config, spec, checkpoint.model)
@@ -84,6 +90,7 @@ def finetune_command(
             simulator=simulator,
             config=config,
             report=show,
+            make=mujoco_simulator if physics == "mujoco" else warp_simulator,
         )
     save_checkpoint(out, result.config, result.model, overwrite=overwrite)
     print(_summary(result))

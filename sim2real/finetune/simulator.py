@@ -58,6 +58,17 @@ def mujoco_simulator(robot: RobotSpec, gap: Gap, rate_hz: float) -> BatchSimulat
     return BatchStepper(robot, gap, rate_hz=rate_hz)
 
 
+def warp_simulator(robot: RobotSpec, gap: Gap, rate_hz: float) -> BatchSimulator:
+    """MuJoCo Warp on the first GPU.
+
+    Raises:
+        InputError: mujoco-warp is not installed, or there is no GPU.
+    """
+    from sim2real.sim.warp import WarpStepper
+
+    return WarpStepper(robot, gap, rate_hz=rate_hz)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Randomization:
     """Ranges that dynamics are drawn from, uniformly; the defaults are ASAP's.

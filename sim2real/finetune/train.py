@@ -208,10 +208,11 @@ def finetune(
 
 def actor_act(mean: Mlp) -> Act:
     """A network as a function on arrays."""
+    device = mean.linears[0].weight.device
 
     def act(vector: Float32) -> Float32:
         with torch.no_grad():
-            out: Float32 = mean(torch.from_numpy(vector)).numpy()
+            out: Float32 = mean(torch.from_numpy(vector).to(device)).cpu().numpy()
         return out
 
     return act

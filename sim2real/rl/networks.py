@@ -59,8 +59,8 @@ class Mlp(nn.Module):
     def arrays(self) -> tuple[list[Float32], list[Float32]]:
         """Weights (outputs, inputs) and biases, first layer first, copied."""
         return (
-            [linear.weight.detach().numpy().copy() for linear in self.linears],
-            [linear.bias.detach().numpy().copy() for linear in self.linears],
+            [linear.weight.detach().cpu().numpy().copy() for linear in self.linears],
+            [linear.bias.detach().cpu().numpy().copy() for linear in self.linears],
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class PpoConfig:
         anchor: weight of the divergence from the initial actor; 0 for none.
         normalize_actor: standardise the actor's inputs by running statistics. An actor that comes
             with trained weights has its own scaling.
+        device: where the networks are, as torch names it; the environment stays in NumPy.
         seed: of the noise and the order of samples.
     """
 
@@ -64,6 +65,7 @@ class PpoConfig:
     critic_warmup: int = 0
     anchor: float = 0.0
     normalize_actor: bool = False
+    device: str = "cpu"
     seed: int = 0
 
 
@@ -116,18 +118,22 @@ class Rollout:
     ended: Tensor
 
     @classmethod
-    def empty(cls, steps: int, count: int, sizes: tuple[int, int, int]) -> Rollout:
+    def empty(cls, steps: int, count: int, sizes: tuple[int, int, int], device: str) -> Rollout:
         """Memory for a rollout."""
         actor, critic, action = sizes
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, device=device)
+
         return cls(
-            actor=torch.zeros(steps, count, actor),
-            critic=torch.zeros(steps + 1, count, critic),
-            final=torch.zeros(steps, count, critic),
-            action=torch.zeros(steps, count, action),
-            mean=torch.zeros(steps, count, action),
-            reward=torch.zeros(steps, count),
-            terminated=torch.zeros(steps, count),
-            ended=torch.zeros(steps, count),
+            actor=zeros(steps, count, actor),
+            critic=zeros(steps + 1, count, critic),
+            final=zeros(steps, count, critic),
+            action=zeros(steps, count, action),
+            mean=zeros(steps, count, action),
+            reward=zeros(steps, count),
+            terminated=zeros(steps, count),
+            ended=zeros(steps, count),
         )
 
 
@@ -150,17 +156,22 @@ class Ppo:
         self.config = config or PpoConfig()
         _check(env, actor, critic, self.config)
         torch.set_num_threads(1)  # the simulator has the cores; networks this small gain nothing
-        self.env, self.actor, self.critic = env, actor, critic
-        self.actor_norm = RunningNorm(env.sizes[0]) if self.config.normalize_actor else None
-        self.critic_norm = RunningNorm(env.sizes[1])
+        device = self.config.device
+        self.env, self.actor, self.critic = env, actor.to(device), critic.to(device)
+        self.actor_norm = (
+            RunningNorm(env.sizes[0]).to(device) if self.config.normalize_actor else None
+        )
+        self.critic_norm = RunningNorm(env.sizes[1]).to(device)
         self.iteration = 0
-        self._generator = torch.Generator().manual_seed(self.config.seed)
+        self._generator = torch.Generator(device).manual_seed(self.config.seed)
         self._actor_adam = torch.optim.Adam(actor.parameters(), lr=self.config.actor_lr)
         self._critic_adam = torch.optim.Adam(critic.parameters(), lr=self.config.critic_lr)
         self._anchor = (
-            Mlp.of(*actor.mean.arrays(), actor.mean.activation) if self.config.anchor else None
+            Mlp.of(*actor.mean.arrays(), actor.mean.activation).to(device)
+            if self.config.anchor
+            else None
         )
-        self._memory = Rollout.empty(self.config.steps, env.count, env.sizes)
+        self._memory = Rollout.empty(self.config.steps, env.count, env.sizes, device)
         self._inputs: Inputs = env.reset()
         self._return, self._length = np.zeros(env.count), np.zeros(env.count)
         self._finished: deque[tuple[float, float]] = deque(maxlen=200)
@@ -194,9 +205,9 @@ class Ppo:
             memory.actor[t] = torch.from_numpy(self._inputs.actor)
             memory.critic[t] = torch.from_numpy(self._inputs.critic)
             mean = self.actor(self._actor_input(memory.actor[t]))
-            noise = torch.randn(mean.shape, generator=self._generator)
+            noise = torch.randn(mean.shape, generator=self._generator, device=mean.device)
             memory.mean[t], memory.action[t] = mean, mean + noise * self.actor.std
-            step = self.env.step(memory.action[t].numpy())
+            step = self.env.step(memory.action[t].cpu().numpy())
             ended = step.terminated | step.truncated
             memory.reward[t] = torch.from_numpy(step.reward)
             memory.terminated[t] = torch.from_numpy(step.terminated)
@@ -263,7 +274,7 @@ class Ppo:
                 data["anchor"] = self._anchor(data["actor"])
         losses, kls = [], [0.0]
         for _ in range(config.epochs):
-            order = torch.randperm(len(target), generator=self._generator)
+            order = torch.randperm(len(target), generator=self._generator, device=target.device)
             for part in order.chunk(config.minibatches):
                 batch = {name: tensor[part] for name, tensor in data.items()}
                 losses.append(self._step_critic(batch))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from policies.actor.config import ActionConfig, ActorConfig
 from policies.checkpoint import load_policy, read_checkpoint, save_checkpoint
@@ -47,6 +48,7 @@ def arm_policy(path, duration_s=0.5):
     return read_checkpoint(path)
 
 
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 SMALL = FinetuneConfig(envs=16, evaluate_envs=4, evaluate_every=2, iterations=2)
 
 
@@ -155,6 +157,7 @@ def test_command_writes_a_policy_and_results(tmp_path, policy, capsys):
         (["--delta", "g1.json"], "expected a gap of panda"),
         (["--delta", "gap.json", "--motion", "missing.npz"], "expected a motion"),
         (["--randomize", "--envs", "0"], "envs"),
+        pytest.param(["--randomize", "--physics", "warp"], "Warp", marks=NO_GPU),
         (["--randomize", "--minutes", "-1"], "minutes"),
         (["--robot", "g1", "--randomize"], "expected the robot panda"),
         (["--policy", "missing", "--randomize"], "expected a policy checkpoint"),
