@@ -12,7 +12,7 @@ from policies.checkpoint import check_writable, read_checkpoint, save_checkpoint
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
-from sim2real.delta.model import DeltaModel, load_delta
+from sim2real.delta.model import SavedDelta, load_delta
 from sim2real.finetune.reference import load_reference, nominal_run
 from sim2real.finetune.simulator import Randomization, mujoco_simulator, warp_simulator
 from sim2real.finetune.train import FinetuneConfig, Finetuned, Progress, finetune
@@ -112,7 +112,7 @@ def finetune_command(
 
 def _aligned(
     path: Path | None, robot: RobotSpec, *, randomize: bool
-) -> tuple[DeltaModel | None, Gap | None]:
+) -> tuple[SavedDelta | None, Gap | None]:
     """The delta model and, instead of one, the identified simulator."""
     if path is None:
         if not randomize:

@@ -15,7 +15,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
-from sim2real.delta.model import DeltaModel
+from sim2real.delta.model import SavedDelta
 from sim2real.replay.open_loop import History
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.gaps import Gap
@@ -148,7 +148,7 @@ class Simulator:
         count: int,
         rate_hz: float,
         *,
-        delta: DeltaModel | None = None,
+        delta: SavedDelta | None = None,
         base: Gap | None = None,
         randomization: Randomization | None = None,
         make: MakeSimulator = mujoco_simulator,
@@ -269,7 +269,7 @@ def join(states: Sequence[SimState]) -> SimState:
     )
 
 
-def _check_delta(delta: DeltaModel, robot: RobotSpec, rate_hz: float) -> None:
+def _check_delta(delta: SavedDelta, robot: RobotSpec, rate_hz: float) -> None:
     made_for = delta.robot
     if made_for.fingerprint != robot.fingerprint:
         raise InputError(

@@ -19,7 +19,7 @@ from policies.actor.config import ActorConfig
 from policies.checkpoint import Checkpoint
 from policies.errors import InputError
 from policies.interface import RobotSpec
-from sim2real.delta.model import DeltaModel
+from sim2real.delta.model import SavedDelta
 from sim2real.finetune.actor import read_actor, write_actor
 from sim2real.finetune.closed_loop import Act, ClosedLoop, Snapshot
 from sim2real.finetune.reference import Reference
@@ -138,7 +138,7 @@ def finetune(
     robot: RobotSpec,
     reference: Reference,
     *,
-    delta: DeltaModel | None = None,
+    delta: SavedDelta | None = None,
     simulator: Gap | None = None,
     config: FinetuneConfig | None = None,
     report: Report | None = None,
@@ -352,7 +352,7 @@ class _Run:
 def _provenance(
     checkpoint: Checkpoint,
     reference: Reference,
-    delta: DeltaModel | None,
+    delta: SavedDelta | None,
     simulator: Simulator,
     settings: FinetuneConfig,
     run: _Run,

@@ -16,10 +16,10 @@ from policies.checkpoint import Checkpoint, load_policy, read_checkpoint, save_c
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
-from sim2real.delta.model import DeltaModel, load_delta
+from sim2real.delta.model import SavedDelta, load_delta
 from sim2real.delta.train import train_delta
 from sim2real.episodes.episode import Episode
-from sim2real.finetune.evaluate import HEADER, Verdict, judge, table
+from sim2real.finetune.evaluate import HEADER, Verdict, common_frames, judge, table
 from sim2real.finetune.reference import Reference, load_reference, nominal_run
 from sim2real.finetune.simulator import Randomization
 from sim2real.finetune.train import FinetuneConfig, Progress, finetune
@@ -66,7 +66,8 @@ def main() -> int:
     print(f"{title}, {args.minutes:g} min each; errors against {motion.name}")
     print(table_text(HEADER, table(verdicts)), flush=True)
     if args.json:
-        write_json(args.json, {name: verdict.to_json() for name, verdict in verdicts.items()})
+        frames = common_frames(verdicts.values())
+        write_json(args.json, {name: v.to_json(frames) for name, v in verdicts.items()})
     return 0
 
 
@@ -90,7 +91,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_known_args()[0]
 
 
-Setting = tuple[DeltaModel | None, Gap | None, Randomization | None]
+Setting = tuple[SavedDelta | None, Gap | None, Randomization | None]
 
 
 def _runs(args: argparse.Namespace, robot: RobotSpec, gap: Gap) -> dict[str, Setting]:
@@ -124,7 +125,7 @@ def _train(
     checkpoint: Checkpoint,
     robot: RobotSpec,
     reference: Reference,
-    delta: DeltaModel | None,
+    delta: SavedDelta | None,
     simulator: Gap | None,
     config: FinetuneConfig,
     out: Path,

@@ -7,7 +7,16 @@ import pytest
 
 from policies.interface import ActionChunk, PolicySpec
 from policies.robots import G1, PANDA
-from sim2real.finetune.evaluate import HEADER, Verdict, _compare, bootstrap, judge, table, wilson
+from sim2real.finetune.evaluate import (
+    HEADER,
+    Verdict,
+    _compare,
+    bootstrap,
+    common_frames,
+    judge,
+    table,
+    wilson,
+)
 from sim2real.finetune.reference import Reference
 from sim2real.sim.body_positions import BodyPositions
 from sim2real.sim.gaps import Gap
@@ -74,31 +83,32 @@ def test_a_policy_is_compared_with_its_motion_seed_by_seed():
     far = judge(policy, PANDA, reference, gap=spring, seeds=range(3))
     assert len(done) == 3
     assert near.success == far.success == (True,) * 3
-    assert (near.seconds == 0.4).all()
-    assert (near.e_mpjpe_mm > 0.0).all()  # the seeds draw other starts
-    assert len(set(near.e_mpjpe_mm)) == 3
-    assert (far.e_mpjpe_mm > 1.3 * near.e_mpjpe_mm).all()
+    assert [len(run) for run in near.local_mm] == [40] * 3
+    local, world = near.means()
+    assert (local > 0.0).all()  # the seeds draw other starts
+    assert len(set(local)) == 3
+    assert (far.means()[0] > 1.3 * local).all()
     # A base that is fixed to the world leaves nothing to tell the two apart.
-    np.testing.assert_allclose(near.e_mpjpe_mm, near.e_g_mpjpe_mm)
+    np.testing.assert_allclose(local, world)
     again = judge(policy, PANDA, reference, gap=None, seeds=[1])
-    assert again.e_mpjpe_mm[0] == near.e_mpjpe_mm[1]
+    assert again.means()[0][0] == local[1]
 
 
 def test_errors_count_until_the_run_left_the_motion():
     run = roll_out(Hold(G1), G1, pose_noise_rad=0.0)
     reference = own_run(G1, Hold(G1))
     bodies = BodyPositions(G1)
-    success, seconds, local, world = _compare(run, reference, bodies)
+    success, local, world = _compare(run, reference, bodies)
     assert success
-    assert (seconds, local, world) == (pytest.approx(0.4), pytest.approx(0), pytest.approx(0))
+    assert len(local) == len(world) == 20
+    assert max(local.max(), world.max()) < 1e-9
     shift = np.zeros((21, 3))
     shift[5:, 0], shift[10:, 0] = 0.1, 0.6
     moved = replace(run.episode, base_pos_m=run.episode.base_pos_m + shift)
-    success, seconds, local, world = _compare(replace(run, episode=moved), reference, bodies)
+    success, local, world = _compare(replace(run, episode=moved), reference, bodies)
     assert not success
-    assert seconds == pytest.approx(0.2)
-    assert local == pytest.approx(0.0, abs=1e-9)
-    assert world == pytest.approx((4 * 0.0 + 5 * 100.0 + 600.0) / 10)
+    np.testing.assert_allclose(local, np.zeros(10), atol=1e-9)
+    np.testing.assert_allclose(world, [0.0] * 4 + [100.0] * 5 + [600.0], atol=1e-9)
 
 
 def test_a_fall_is_no_success():
@@ -106,24 +116,44 @@ def test_a_fall_is_no_success():
     assert fall.fell
     state = default_state(G1).map(lambda x: np.tile(x, (151, 1)))
     reference = Reference.of("standing", G1, state)
-    success, seconds, _, _ = _compare(fall, reference, BodyPositions(G1))
+    success, local, _ = _compare(fall, reference, BodyPositions(G1))
     assert not success
-    assert seconds <= fall.episode.t_s[-1] < 3.0
+    assert len(local) <= len(fall.episode) - 1 < 150
+
+
+def verdict(success, *runs):
+    local = tuple(np.array(run, dtype=float) for run in runs)
+    return Verdict(
+        success=success, rate_hz=2.0, local_mm=local, world_mm=tuple(2.0 * run for run in local)
+    )
+
+
+def test_errors_are_compared_over_the_frames_that_all_reached():
+    falls = verdict((False, True), [10.0], [10.0, 20.0])
+    stays = verdict((True, True), [8.0, 30.0], [6.0, 30.0])
+    frames = common_frames([falls, stays])
+    assert frames == [1, 2]
+    assert falls.means()[0].tolist() == [10.0, 15.0]
+    assert stays.means()[0].tolist() == [19.0, 18.0]  # punished for the part that it mastered
+    assert stays.means(frames)[0].tolist() == [8.0, 18.0]
+    facts = stays.to_json(frames)
+    assert (facts["E_mpjpe_mm"], facts["E_mpjpe_common_mm"], facts["E_g_mpjpe_mm"]) == (
+        18.5,
+        13,
+        37,
+    )
+    assert "E_mpjpe_common_mm" not in stays.to_json()
 
 
 def test_table_and_json_say_the_same():
-    verdict = Verdict(
-        success=(True, True, False, True),
-        seconds=np.array([2.0, 2.0, 1.0, 2.0]),
-        e_mpjpe_mm=np.array([10.0, 12.0, 30.0, 11.0]),
-        e_g_mpjpe_mm=np.array([20.0, 22.0, 60.0, 21.0]),
-    )
-    facts = verdict.to_json()
+    seen = verdict((True, False, True, True), [10.0, 12.0], [30.0], [11.0, 11.0], [12.0, 14.0])
+    facts = seen.to_json()
     assert (facts["successes"], facts["runs"], facts["success"]) == (3, 4, 0.75)
-    assert facts["E_mpjpe_mm"] == 15.75
+    assert facts["seconds"] == 1.75 / 2.0
+    assert facts["E_mpjpe_mm"] == 16.25
     low, high = facts["E_mpjpe_mm_ci95"]
-    assert 10.0 <= low < 15.75 < high <= 30.0
-    ((name, success, local, _, seconds),) = table({"vanilla": verdict})
-    assert (name, seconds, len(HEADER)) == ("vanilla", "1.75", 5)
-    assert success.startswith("3/4 [30, 95]")
-    assert local == f"15.8 [{low:.1f}, {high:.1f}]"
+    assert 11.0 <= low < 16.25 < high <= 30.0
+    (row,) = table({"vanilla": seen})
+    assert len(row) == len(HEADER)
+    assert row[:3] == ("vanilla", "3/4 [30, 95] %", "0.88")
+    assert row[3] == row[5] == f"16.2 [{low:.1f}, {high:.1f}]"
