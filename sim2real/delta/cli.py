@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from tqdm import tqdm
 
 from policies.robots import get_robot
+from sim2real.delta.files import check_output
 from sim2real.delta.findings import finding_rows, findings
-from sim2real.delta.model import DeltaModel, check_output, joint_indices
+from sim2real.delta.model import DeltaModel, joint_indices
+from sim2real.delta.ppo import PpoDeltaConfig, PpoDeltaReport, train_ppo_delta
+from sim2real.delta.ppo_model import PpoDelta
 from sim2real.delta.train import DeltaConfig, TrainReport, train_delta
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.cli import table_text
@@ -24,7 +27,7 @@ def delta_train(
     robot: str,
     out: Path,
     *,
-    method: Literal["inverse"] = "inverse",
+    method: Literal["inverse", "ppo"] = "inverse",
     joints: tuple[str, ...] = (),
     simulator: str = "none",
     networks: bool = DeltaConfig.networks,
@@ -33,6 +36,9 @@ def delta_train(
     rounds: int = DeltaConfig.rounds,
     horizon_s: float | None = DeltaConfig.horizon_s,
     limit_rad: float | None = None,
+    minutes: float = PpoDeltaConfig.minutes,
+    iterations: int | None = None,
+    envs: int = PpoDeltaConfig.envs,
     seed: int = 0,
     overwrite: bool = False,
     json: Path | None = None,
@@ -43,7 +49,8 @@ def delta_train(
         episodes: folder of episodes, from `realign episodes build`; some are held out.
         robot: robot name.
         out: folder for the model.
-        method: inverse: solve for the delta that explains the log.
+        method: inverse: solve for the delta that explains the log; ppo: learn it by reinforcement
+            learning as ASAP does, to compare with. Options of the other method have no effect.
         joints: joints that get a delta, `_joint` may be left out; none for all.
         simulator: dynamics gap of the simulator to correct: the JSON of `realign sysid`, or a name.
         networks: networks on top of the motor terms, where they help on held-out motions.
@@ -53,6 +60,9 @@ def delta_train(
         horizon_s: length of the windows that the motor terms are fitted to, s; default: the
             better of 0.08 and 0.12, for an arm of 0.12 and 0.4.
         limit_rad: largest delta, rad; 0.1 for an arm and 0.5 for a legged robot if not given.
+        minutes: time for training with ppo, min.
+        iterations: most rollouts of ppo; as many as the time allows if not given.
+        envs: robots side by side in ppo.
         seed: of initialisation, split and noise.
         overwrite: replace the model and the results if they exist.
         json: file for machine-readable results.
@@ -62,17 +72,8 @@ def delta_train(
     check_new(json, overwrite=overwrite)
     joint_indices(spec, joints)
     gap = make_gap(spec, simulator)
-    config = DeltaConfig(
-        joints=joints,
-        networks=networks,
-        window=window,
-        epochs=epochs,
-        rounds=rounds,
-        horizon_s=horizon_s,
-        limit_rad=limit_rad,
-        seed=seed,
-    )
     logged = load_episodes(episodes, spec)
+    common = _Common(joints=joints, limit_rad=limit_rad, seed=seed)
     with tqdm(
         total=1.0,
         desc="delta",
@@ -84,12 +85,59 @@ def delta_train(
             bar.set_description_str(f"delta: {stage}", refresh=False)
             bar.update(share - bar.n)
 
-        model, report = train_delta(logged, spec, config=config, simulator=gap, progress=show)
+        if method == "ppo":
+            learning = PpoDeltaConfig(**common, minutes=minutes, iterations=iterations, envs=envs)
+            learned = train_ppo_delta(logged, spec, config=learning, simulator=gap, progress=show)
+        else:
+            config = DeltaConfig(
+                **common,
+                networks=networks,
+                window=window,
+                epochs=epochs,
+                rounds=rounds,
+                horizon_s=horizon_s,
+            )
+            solved = train_delta(logged, spec, config=config, simulator=gap, progress=show)
+    model = learned[0] if method == "ppo" else solved[0]
     model.save(out, overwrite=overwrite)
-    _print(model, report)
+    if method == "ppo":
+        _print_ppo(*learned)
+    else:
+        _print(*solved)
     print(f"model: {out}")
     if json:
-        write_json(json, _content(model, report, method))
+        write_json(json, _ppo_content(*learned) if method == "ppo" else _content(*solved, method))
+
+
+class _Common(TypedDict):
+    """Settings that both methods have."""
+
+    joints: tuple[str, ...]
+    limit_rad: float | None
+    seed: int
+
+
+def _print_ppo(model: PpoDelta, report: PpoDeltaReport) -> None:
+    first, last = report.reward
+    print(
+        f"{model.robot.name}: {report.iterations} rollouts, {report.steps} steps, "
+        f"reward of a second {first:.3f} -> {last:.3f}"
+    )
+    rows = [(name, f"{error:.5f}") for name, error in report.errors.items()]
+    print(table_text(("up to 1 s of replay of the motions it was trained on", "error"), rows))
+
+
+def _ppo_content(model: PpoDelta, report: PpoDeltaReport) -> dict[str, object]:
+    return {
+        "robot": model.robot.name,
+        "method": "ppo",
+        "joints": list(model.joints),
+        "simulator": model.simulator.to_json(),
+        "rollouts": report.iterations,
+        "steps": report.steps,
+        "reward_per_s": list(report.reward),
+        "error": report.errors,
+    }
 
 
 def _print(model: DeltaModel, report: TrainReport) -> None:

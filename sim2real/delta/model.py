@@ -7,32 +7,26 @@ that were never seen; the networks, SiLU on standardised features, add what is l
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from sim2real.delta.features import feature_count, features
+from sim2real.delta.files import CONFIG, check_robot, read_json, read_weights, write_model
 from sim2real.delta.motor import TERMS, term_values
 from sim2real.delta.trust import RANGES, coordinates, joint_trust, network_trust
-from sim2real.replay.open_loop import History
+from sim2real.replay.open_loop import DeltaAction, History
 from sim2real.sim.gaps import Gap
 from sim2real.sim.stepper import SimState
 
 FORMAT = "realign-delta-2"
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
 _SMALLEST_SCALE = 1e-6
 
 
@@ -196,11 +190,6 @@ class DeltaModel:
         Raises:
             InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
         """
-        check_output(out, overwrite=overwrite)
-        if out.exists():
-            shutil.rmtree(out)
-        out.mkdir(parents=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in self.weights.items()}, out / _WEIGHTS)
         config = {
             "format": FORMAT,
             "robot": self.robot.name,
@@ -214,37 +203,29 @@ class DeltaModel:
             "gain": self.gain,
             "spread": self.spread,
             "simulator": self.simulator.to_json(),
-            "sha256": _hash(out / _WEIGHTS),
             "training": dict(self.training),
         }
-        (out / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        write_model(out, config, self.weights, overwrite=overwrite)
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write a model over something else; to be called before the work begins.
+class SavedDelta(DeltaAction, Protocol):
+    """A delta-action model from a file, of either kind."""
 
-    Raises:
-        InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
-    """
-    if out.exists() and not overwrite:
-        raise InputError(f"expected a new folder, {out} exists; choose another or use --overwrite")
-    if (
-        out.exists()
-        and any(out.iterdir() if out.is_dir() else [out])
-        and not (out / _CONFIG).is_file()
-    ):
-        raise InputError(
-            f"expected {out} to be a delta model or not to exist, it holds other things; "
-            "choose another folder"
-        )
+    @property
+    def robot(self) -> RobotSpec:
+        """The robot that it is for."""
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Joints that get a delta."""
+
+    @property
+    def members(self) -> int:
+        """Networks in it."""
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
-    """Read a model that :meth:`DeltaModel.save` wrote.
+def load_delta(path: Path, robot: RobotSpec) -> SavedDelta:
+    """Read a model that ``realign delta train`` wrote, by either method.
 
     Args:
         path: its folder.
@@ -254,27 +235,14 @@ def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
         InputError: missing or damaged files, another robot or other gains, arrays of wrong shape
             or with values that are not finite.
     """
-    config = _read_config(path)
-    if config["robot"] != robot.name or config["robot_fingerprint"] != robot.fingerprint:
-        raise InputError(
-            f"{path}: expected a delta model for {robot.name} ({robot.fingerprint}), got one for "
-            f"{config['robot']} ({config['robot_fingerprint']}); train one for this "
-            "robot's joints and gains"
-        )
-    weights_file = path / _WEIGHTS
-    if not weights_file.is_file():
-        raise InputError(f"{path}: expected {_WEIGHTS} in it, it is missing; copy the whole folder")
-    if _hash(weights_file) != config["sha256"]:
-        raise InputError(
-            f"{path}: {_WEIGHTS} is not the file that {_CONFIG} names (sha256 differs); "
-            "copy the folder again"
-        )
-    try:
-        weights = load_file(weights_file)
-    except SafetensorError as error:
-        raise InputError(
-            f"{weights_file}: not a safetensors file ({error}); copy it again"
-        ) from None
+    from sim2real.delta import ppo_model  # it is built on this module
+
+    config = read_json(path)
+    if config.get("format") == ppo_model.FORMAT:
+        return ppo_model.ppo_from_config(path, config, robot)
+    _check_config(path, config)
+    check_robot(path, config, robot)
+    weights = read_weights(path, config)
     joint_indices(robot, tuple(config["joints"]))
     model = DeltaModel(
         robot=robot,
@@ -286,25 +254,16 @@ def load_delta(path: Path, robot: RobotSpec) -> DeltaModel:
         limit_rad=float(config["limit_rad"]),
         gain=float(config["gain"]),
         spread=float(config["spread"]),
-        weights={k: v.astype(np.float64) for k, v in weights.items()},
-        simulator=Gap.from_json(config.get("simulator", {}), f"{path / _CONFIG}, 'simulator'"),
+        weights=weights,
+        simulator=Gap.from_json(config.get("simulator", {}), f"{path / CONFIG}, 'simulator'"),
         training=config.get("training", {}),
     )
     _check_weights(path, model)
     return model
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / _CONFIG
-    if not file.is_file():
-        raise InputError(
-            f"expected a delta model (a folder with {_CONFIG}), got {path}; "
-            "make one with `realign delta train`"
-        )
-    try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error}); copy the model again") from None
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    file = path / CONFIG
     types: dict[str, type | tuple[type, ...]] = {
         "robot": str,
         "robot_fingerprint": str,
@@ -318,7 +277,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         "spread": (int, float),
         "sha256": str,
     }
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if config.get("format") != FORMAT:
         raise InputError(f"{file}: expected a delta model of format {FORMAT}, got something else")
     wrong = [name for name, kind in types.items() if not isinstance(config.get(name), kind)]
     if not wrong:
@@ -335,7 +294,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         wrong = [name for name, good in lists.items() if not good]
     if wrong:
         raise InputError(f"{file}: {wrong} missing or not valid; train the model again")
-    return config
 
 
 def _check_weights(path: Path, model: DeltaModel) -> None:
@@ -347,7 +305,7 @@ def _check_weights(path: Path, model: DeltaModel) -> None:
     if want != have:
         wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
         raise InputError(
-            f"{path}: arrays {wrong} are missing, unknown or of another shape than {_CONFIG} "
+            f"{path}: arrays {wrong} are missing, unknown or of another shape than {CONFIG} "
             "gives; train the model again"
         )
     bad = sorted(k for k, v in model.weights.items() if not np.isfinite(v).all())
