@@ -1,5 +1,7 @@
 """Parts of episodes: between two times, of a length, held out."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def test_pieces_lose_no_step():
     cut = pieces([episode(seconds=4.0), episode(seconds=1.0)], 1.5)
     assert sum(len(e) - 1 for e in cut) == 500
     assert max(len(e) - 1 for e in cut) <= 150
-    for a, b in zip(cut[:2], cut[1:3], strict=True):
+    for a, b in pairwise(cut[:3]):
         assert a.t_s[-1] == b.t_s[0]
 
 
