@@ -1,0 +1,1 @@
+"""Generative chunk policies: diffusion, flow matching, streaming, autoregressive."""
