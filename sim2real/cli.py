@@ -122,6 +122,8 @@ _EXTRA_OF = {
     "rclpy": "ros",
     "mujoco": "sim",
     "torch": "train",
+    "av": "video",
+    "metaworld": "metaworld",
     "cv2": "calibration",
     "pinocchio": "calibration",
     "serial": "serial",

@@ -22,6 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from policies.datasets.layout import (
+    DATA,
+    EPISODES,
+    INFO,
+    STATS,
+    TASKS,
+    frame_table,
+    read_table,
+    statistics,
+    task_table,
+    write_meta,
+)
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import ROBOTS, get_robot
@@ -30,23 +42,16 @@ from sim2real.episodes.episode import Episode
 from sim2real.episodes.lerobot_layout import (
     ACTION,
     AXES,
-    DATA,
-    EPISODES,
-    INFO,
     OPTIONAL,
     REQUIRED,
-    STATS,
-    TASKS,
     dataset_info,
     episode_table,
-    frame_table,
     index_columns,
-    statistics,
-    task_table,
 )
 
 FORMAT = 1
 MANIFEST = "meta/realign.json"
+_REBUILD = "build the episodes again"
 
 
 def save_episodes(
@@ -121,7 +126,7 @@ def load_episodes(directory: Path, robot: RobotSpec | None = None) -> list[Episo
                 "or it is missing; build the episodes again"
             )
     _require_robot(directory, manifest, robot)
-    table = _read_table(directory / DATA)
+    table = read_table(directory / DATA, _REBUILD)
     joints = manifest["joint_names"]
     arrays = _columns(directory, table, manifest["features"], len(joints))
     try:
@@ -149,7 +154,7 @@ def _episode_rows(directory: Path, frames: int) -> list[tuple[slice, str, dict[s
     """Rows of the data, task and source of each episode."""
     rows = []
     end = 0
-    for row in _read_table(directory / EPISODES).to_pylist():
+    for row in read_table(directory / EPISODES, _REBUILD).to_pylist():
         begin, end = row["dataset_from_index"], row["dataset_to_index"]
         if not 0 <= begin < end <= frames:
             raise ValueError(f"an episode from row {begin} to {end} of {frames}")
@@ -211,19 +216,16 @@ def _write(
         (out / name).parent.mkdir(parents=True, exist_ok=True)
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
     lengths = [len(episode) for episode in episodes]
-    ends = np.cumsum(lengths)
     columns = {
         key: np.concatenate([getattr(episode, field) for episode in episodes])
         for key, field in features.items()
     }
-    columns |= index_columns(episodes, tasks)
+    columns |= index_columns(episodes)
     pq.write_table(frame_table(columns), out / DATA, compression="zstd")
-    pq.write_table(episode_table(episodes, ends), out / EPISODES, compression="zstd")
+    pq.write_table(episode_table(episodes), out / EPISODES, compression="zstd")
     pq.write_table(task_table(tasks), out / TASKS)
-    shapes = {key: list(columns[key].shape[1:]) or [1] for key in columns}
-    info = dataset_info(episodes, tasks, joints, shapes)
-    _dump(out / INFO, info)
-    _dump(out / STATS, {key: statistics(values) for key, values in columns.items()})
+    write_meta(out / INFO, dataset_info(episodes, joints, columns))
+    write_meta(out / STATS, {key: statistics(values) for key, values in columns.items()})
     first = episodes[0]
     manifest = {
         "format": FORMAT,
@@ -232,14 +234,14 @@ def _write(
         "joint_names": joints,
         "rate_hz": first.rate_hz,
         "episodes": len(episodes),
-        "frames": int(ends[-1]),
+        "frames": sum(lengths),
         "duration_s": sum((n - 1) / first.rate_hz for n in lengths),
         "latency_s": latency_s,
         "features": features,
         "sources": [dict(episode.source) for episode in episodes],
         "sha256": {name: _sha256(out / name) for name in (DATA, EPISODES, TASKS)},
     }
-    _dump(out / MANIFEST, manifest)
+    write_meta(out / MANIFEST, manifest)
 
 
 def _load_manifest(directory: Path) -> dict[str, Any]:
@@ -288,17 +290,6 @@ def _require_robot(directory: Path, manifest: dict[str, Any], robot: RobotSpec |
             )
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"expected a Parquet file, but {path} cannot be read ({reason}); "
-            "build the episodes again"
-        ) from None
-
-
 def _columns(
     directory: Path, table: pa.Table, features: dict[str, str], n: int
 ) -> dict[str, NDArray[Any]]:
@@ -325,10 +316,6 @@ def _columns(
             )
         out[name] = values if key == "time_s" else values.reshape(-1, width)
     return out
-
-
-def _dump(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""Demonstrations that policies learn from, and their layout on disk."""
