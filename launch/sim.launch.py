@@ -25,6 +25,7 @@ from launch_ros.actions import LifecycleNode, Node
 ARGUMENTS = (
     ("robot", None, "robot name: g1 or panda"),
     ("policy", None, "checkpoint directory"),
+    ("engine", "mujoco", "simulator: mujoco, or sapien or isaacgym in their own interpreter"),
     ("gap", "none", "dynamics gap, e.g. payload, sticky, latency, hidden:7"),
     ("faults", "", "sensor faults, e.g. nan_state@1.0:0.2 (start:duration, s)"),
     ("lockstep", "false", "true: the simulator waits for each command"),
@@ -53,6 +54,7 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             {
                 "policy": str(checkpoint),
                 "seed": seed,
+                "engine": given["engine"],
                 "gap": given["gap"],
                 "faults": given["faults"],
                 "duration_s": float(given["duration_s"]),
@@ -90,6 +92,7 @@ def _recorder(out: Path, given: dict[str, str], config: dict[str, Any]) -> Node:
         "robot_fingerprint": config["robot_fingerprint"],
         "policy": config["name"],
         "driver": "mujoco",
+        "engine": given["engine"],
         "lockstep": given["lockstep"].lower(),
         "seed": given["seed"],
         "gap": given["gap"].partition(":")[0],

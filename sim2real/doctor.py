@@ -161,7 +161,8 @@ def _optional() -> list[Finding]:
             "a Franka driver (planned)",
             "pip install pylibfranka",
         ),
-        ("isaacgym", _version("isaacgym"), "Isaac Gym as simulator (planned)", _ISAAC),
+        ("SAPIEN", _simulator("sapien"), "run --engine sapien (PhysX)", _SAPIEN),
+        ("Isaac Gym", _simulator("isaacgym"), "run --engine isaacgym", _ISAAC),
     )
     return [
         Finding(name=name, found=found, needed_for=needed_for, get=get)
@@ -174,7 +175,15 @@ _APT = (
     "apt install ros-$ROS_DISTRO-launch-ros and source ROS (not on PyPI; `realign run` needs none)"
 )
 _DRIVER = "install the NVIDIA driver"
-_ISAAC = "download from NVIDIA (not on PyPI) into a Python 3.8 environment of its own"
+_SAPIEN = (
+    "python3 -m venv sapien && sapien/bin/pip install sapien, "
+    "then export REALIGN_SAPIEN_PYTHON=$PWD/sapien/bin/python"
+)
+_ISAAC = (
+    "download it from NVIDIA (not on PyPI) into a Python 3.8 environment, "
+    "then export REALIGN_ISAACGYM_PYTHON=.../bin/python"
+)
+_IMPORT_S = 20.0
 
 
 def _version(distribution: str) -> str | None:
@@ -182,6 +191,24 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _simulator(name: str) -> str | None:
+    """Interpreter in which the engine of a simulator imports."""
+    if importlib.util.find_spec("mujoco") is None:  # describes the robot to every engine
+        return None
+    from sim2real.sim.remote import simulator_python
+
+    python = simulator_python(name)
+    if python == sys.executable and importlib.util.find_spec(name) is None:
+        return None  # saves starting an interpreter
+    try:
+        subprocess.run(
+            [python, "-c", f"import {name}"], check=True, capture_output=True, timeout=_IMPORT_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return python
 
 
 def _ros() -> str | None:

@@ -18,6 +18,8 @@ from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 from sim2real.results import check_new, write_json
 
+Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -27,6 +29,7 @@ class RunConfig:
         robot: robot name.
         policy: checkpoint directory.
         driver: what plays the robot.
+        engine: simulator of the virtual robot, see :mod:`sim2real.sim.remote`.
         lockstep: the simulator waits for the command that answers its stamp.
         duration_s: length, s; default: the policy's motion, or all goals.
         record: bag directory to write, or None.
@@ -41,6 +44,7 @@ class RunConfig:
     robot: str
     policy: Path
     driver: Literal["mujoco"] = "mujoco"
+    engine: Engine = "mujoco"
     lockstep: bool = False
     duration_s: float | None = None
     record: Path | None = None
@@ -60,18 +64,21 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
         guard's ``transitions``.
 
     Raises:
-        InputError: bad checkpoint, robot, gap or output path.
+        InputError: bad checkpoint, robot, gap, engine or output path.
         FaultError: a process died or the graph did not come up.
     """
     from policies.checkpoint import load_policy
     from policies.robots import get_robot
     from sim2real.sim.gaps import make_gap
+    from sim2real.sim.remote import open_robot
     from sim2real.sim.virtual_robot import parse_faults
 
     require_ros()
     robot = get_robot(config.robot)
     spec = load_policy(config.policy, robot).spec
-    make_gap(robot, config.gap)
+    gap = make_gap(robot, config.gap)
+    if config.engine != "mujoco":  # what is wrong with it is said before any node starts
+        open_robot(config.engine, robot, gap).close()
     parse_faults(config.faults)
     if config.duration_s is not None and config.duration_s <= 0:
         raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
@@ -110,6 +117,7 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}
     driver = {
+        "engine": config.engine,
         "gap": config.gap,
         "faults": config.faults,
         "goals": config.goals if "goal" in spec.needs else 0,
@@ -158,6 +166,7 @@ def _result(
         "robot": config.robot,
         "policy": spec.name,
         "driver": config.driver,
+        "engine": config.engine,
         "lockstep": config.lockstep,
         "seed": config.seed,
         "steps": driver["steps"],
@@ -190,6 +199,7 @@ def _provenance(config: RunConfig, spec: PolicySpec) -> dict[str, str]:
         "git_commit": _git_commit(),
         "seed": str(config.seed),
         "driver": config.driver,
+        "engine": config.engine,
         "lockstep": str(config.lockstep).lower(),
         # The gap of a virtual robot is what a delta model must find: it is not told here.
         "gap": "hidden" if config.gap.startswith("hidden") else config.gap,
@@ -208,6 +218,7 @@ def run_command(
     robot: str,
     policy: Path,
     driver: Literal["mujoco"] = "mujoco",
+    engine: Engine = "mujoco",
     lockstep: bool = False,
     duration_s: float | None = None,
     record: Path | None = None,
@@ -226,6 +237,8 @@ def run_command(
         robot: robot name, e.g. g1 or panda.
         policy: checkpoint directory.
         driver: what plays the robot.
+        engine: simulator of the virtual robot; all but mujoco run in an interpreter of their own,
+            e.g. the one that REALIGN_SAPIEN_PYTHON names.
         lockstep: the simulator waits for each command; reproducible for a seed.
         duration_s: length in s; default: the policy's motion, or all goals.
         record: bag directory to write.
@@ -243,6 +256,7 @@ def run_command(
         robot=robot,
         policy=policy,
         driver=driver,
+        engine=engine,
         lockstep=lockstep,
         duration_s=duration_s,
         record=record,

@@ -1,4 +1,4 @@
-"""What every batched simulator offers, whichever engine it runs and wherever."""
+"""What simulators offer, whichever engine they run and wherever: batches, and one robot."""
 
 from __future__ import annotations
 
@@ -64,3 +64,40 @@ class Engine(Protocol):
         trace: TracebackType | None,
         /,
     ) -> bool | None: ...
+
+
+class OneRobot(Protocol):
+    """One robot that keeps its state, for closed loops.
+
+    :class:`sim2real.sim.stepper.Stepper` is one in this process,
+    :class:`sim2real.sim.remote.stepper.RemoteRobot` one in a process of its own.
+
+    Attributes:
+        robot: the robot.
+        decimation: physics steps in a control tick.
+    """
+
+    robot: RobotSpec
+    decimation: int
+
+    def reset(self, state: SimState) -> None:
+        """Put the robot into ``state``, arrays (n,)."""
+
+    def step(self, target_rad: Float, *, damp: bool = False) -> None:
+        """Hold the set-point (n,), rad, for one control tick.
+
+        Args:
+            target_rad: joint set-points, (n,), rad.
+            damp: True for torque = -kd qdot instead of the PD loop.
+        """
+
+    @property
+    def state(self) -> SimState:
+        """The present state, arrays (n,)."""
+
+    @property
+    def effort_nm(self) -> Float:
+        """Motor torques of the last physics step, (n,), Nm."""
+
+    def close(self) -> None:
+        """Free what the simulator holds."""

@@ -168,6 +168,9 @@ class Stepper:
             self._queue.extend(steps[-self.delay_steps :])
         mujoco.mj_forward(self.model, self.data)
 
+    def close(self) -> None:
+        """Nothing to free: MuJoCo's memory goes with this object."""
+
     def set_gripper(self, width_m: float) -> None:
         """Command the gripper opening, m (clipped to its range); no effect without a gripper."""
         if self.robot.gripper:

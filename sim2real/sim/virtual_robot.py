@@ -13,6 +13,7 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse, tilt_rad
 from sim2real.sim.gaps import make_gap
+from sim2real.sim.remote import open_robot
 from sim2real.sim.stepper import SimState, Stepper, default_state
 
 START_NS = 1_000_000_000  # stamps start at 1 s: 0 means "no time" in ROS
@@ -74,13 +75,14 @@ class Sensors:
 
 
 class VirtualRobot:
-    """A robot in MuJoCo that behaves like one on a bench.
+    """A robot in a simulator that behaves like one on a bench.
 
     It hangs in its start pose until the first command, keeps the last command, and stops by itself
     (damping, or brakes for an arm) when commands stay away.
 
     Args:
         robot: the robot.
+        engine: simulator that plays it, one of :data:`sim2real.sim.remote.SIMULATORS`.
         gap: name of the dynamics gap that it hides.
         seed: start pose noise.
         rate_hz: how often :meth:`step` is called, Hz.
@@ -93,6 +95,7 @@ class VirtualRobot:
         self,
         robot: RobotSpec,
         *,
+        engine: str = "mujoco",
         gap: str = "none",
         seed: int = 0,
         rate_hz: float | None = None,
@@ -101,7 +104,7 @@ class VirtualRobot:
         pose_noise_rad: float = 0.01,
     ) -> None:
         self.robot = robot
-        self.stepper = Stepper(robot, make_gap(robot, gap), rate_hz=rate_hz)
+        self.stepper = open_robot(engine, robot, make_gap(robot, gap), rate_hz=rate_hz)
         self.faults = faults
         pose = robot.default_rad if start_pose_rad is None else start_pose_rad
         noise = np.random.default_rng(seed).normal(0.0, pose_noise_rad, robot.n)
@@ -136,9 +139,28 @@ class VirtualRobot:
             self.stepper.step(target_rad)
         self.steps += 1
         if self.robot.floating_base:
-            qpos = self.stepper.data.qpos
-            self.min_base_height_m = min(self.min_base_height_m, float(qpos[2]))
-            self.max_tilt_rad = max(self.max_tilt_rad, tilt_rad(qpos[3:7]))
+            base = self.stepper.state
+            assert base.base_pos_m is not None
+            assert base.base_quat_wxyz is not None
+            self.min_base_height_m = min(self.min_base_height_m, float(base.base_pos_m[2]))
+            self.max_tilt_rad = max(self.max_tilt_rad, tilt_rad(base.base_quat_wxyz))
+
+    def set_gripper(self, width_m: float) -> None:
+        """Command the gripper opening, m.
+
+        Raises:
+            InputError: the engine that plays the robot does not move its gripper.
+        """
+        if not isinstance(self.stepper, Stepper):
+            raise InputError(
+                f"expected no gripper command for {self.robot.name} in another engine than mujoco, "
+                f"got {width_m:g} m; run it with --engine mujoco"
+            )
+        self.stepper.set_gripper(width_m)
+
+    def close(self) -> None:
+        """End the engine."""
+        self.stepper.close()
 
     @property
     def fell(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -16,25 +15,12 @@ from policies.errors import InputError
 from policies.interface import Float, Observation, Policy, RobotSpec
 from policies.rotation import tilt_rad
 from sim2real.episodes.episode import Episode
+from sim2real.sim.engine import OneRobot
 from sim2real.sim.gaps import Gap
 from sim2real.sim.stepper import SimState, Stepper, default_state, stack
 from sim2real.sim.virtual_robot import FALL_HEIGHT_M, FALL_TILT_RAD
 
 _NS = 1_000_000_000
-
-
-class OneRobot(Protocol):
-    """A simulator of one robot."""
-
-    def reset(self, state: SimState) -> None:
-        """Put the robot into ``state``, arrays (n,)."""
-
-    def step(self, target_rad: Float) -> None:
-        """Hold the set-point (n,), rad, for one control tick."""
-
-    @property
-    def state(self) -> SimState:
-        """The present state, arrays (n,)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from policies.interface import RobotSpec
 from sim2real.episodes.episode import Episode
 from sim2real.replay.log import Log
+from sim2real.sim.engine import OneRobot
 from sim2real.sim.stepper import SimState, stack
-from sim2real.tasks.closed_loop import OneRobot
 
 
 def play_commands(episode: Episode, robot: RobotSpec, simulator: OneRobot, name: str) -> Episode:

@@ -25,6 +25,7 @@ from sim2real.sim.remote import open_engine, open_robot, simulator_python
 from sim2real.sim.remote.description import describe
 from sim2real.sim.remote.process import WORKERS, Limits, Worker
 from sim2real.sim.remote.workers.wire import Memory, Motors, Refused
+from sim2real.sim.stepper import Stepper
 
 WORKER_FILES = sorted(WORKERS.glob("*.py"))
 ENGINES = {
@@ -384,8 +385,7 @@ def test_simulators_have_names(monkeypatch):
         open_engine("gazebo", PANDA)
     with pytest.raises(InputError, match="use mujoco-remote"):
         open_engine("mujoco", PANDA, python=sys.executable)
-    with pytest.raises(InputError, match="with a worker"):
-        open_robot("mujoco", PANDA)
+    assert isinstance(open_robot("mujoco", PANDA), Stepper)
     with open_engine("mujoco", PANDA, rate_hz=50.0) as engine:
         assert engine.rate_hz == 50.0
         assert engine.robot == dataclasses.replace(PANDA)

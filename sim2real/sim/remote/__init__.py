@@ -11,9 +11,10 @@ from policies.interface import RobotSpec
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.gaps import Gap
 from sim2real.sim.remote.stepper import RemoteRobot, RemoteStepper
+from sim2real.sim.stepper import Stepper
 
 if TYPE_CHECKING:
-    from sim2real.sim.engine import Engine
+    from sim2real.sim.engine import Engine, OneRobot
 
 SIMULATORS = ("mujoco", "mujoco-remote", "sapien", "isaacgym")
 """Names of simulators; ``mujoco`` runs in this process, the others in a worker."""
@@ -65,20 +66,18 @@ def open_robot(
     *,
     rate_hz: float | None = None,
     python: str | None = None,
-) -> RemoteRobot:
-    """One robot in a worker, for a closed loop (:func:`sim2real.tasks.closed_loop.roll_out`).
+) -> OneRobot:
+    """One robot for a closed loop: :class:`sim2real.sim.virtual_robot.VirtualRobot`, or
+    :func:`sim2real.tasks.closed_loop.roll_out`.
 
-    Args: as :func:`open_engine`, but a simulator of :data:`SIMULATORS` that has a worker.
+    Args: as :func:`open_engine`.
 
     Raises:
         InputError: as :func:`open_engine`.
     """
     _check(name, python)
     if name == "mujoco":
-        raise InputError(
-            "expected a simulator with a worker, got mujoco, which runs in this process; "
-            "use mujoco-remote, or a Stepper"
-        )
+        return Stepper(robot, gap, rate_hz=rate_hz)
     return RemoteRobot(
         _engine(name), robot, gap, rate_hz=rate_hz, python=simulator_python(name, python)
     )

@@ -216,13 +216,20 @@ class RemoteRobot:
         _fill(call.start, rows, slice(None))
         self._call("reset", 1, 1)
 
-    def step(self, target_rad: Float) -> None:
+    def step(self, target_rad: Float, *, damp: bool = False) -> None:
         """Hold the set-point (n,), rad, for one control tick.
+
+        Args:
+            target_rad: joint set-points, (n,), rad.
+            damp: True for torque = -kd qdot instead of the PD loop.
 
         Raises:
             InputError: a wrong shape or values that are not finite.
             FaultError: the worker died or took too long.
         """
+        if damp:
+            self._damp()
+            return
         target = np.asarray(target_rad, dtype=np.float64)
         if target.shape != (self.robot.n,) or not np.isfinite(target).all():
             raise InputError(
@@ -236,6 +243,11 @@ class RemoteRobot:
         count = applied.shape[1]
         self._worker.arrays(1, 1, count).setpoints[:] = applied
         self._call("advance", count, self.decimation // count)
+
+    def _damp(self) -> None:
+        for _ in range(self.decimation):  # a set-point at the present position leaves -kd qdot
+            self._worker.arrays(1, 1, 1).setpoints[:] = self._state.qpos_rad
+            self._call("advance", 1, 1)
 
     def _call(self, op: str, setpoints: int, steps: int) -> None:
         self._worker.send(op, 1, 1, setpoints, steps)

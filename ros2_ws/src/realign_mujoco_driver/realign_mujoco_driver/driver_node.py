@@ -56,6 +56,7 @@ class DriverNode(Node):
         self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
         self.sim = VirtualRobot(
             self.robot,
+            engine=value("engine", "mujoco"),
             gap=value("gap", "none"),
             seed=seed,
             rate_hz=self.robot.control_rate_hz if self.lockstep else self.robot.state_rate_hz,
@@ -94,7 +95,10 @@ class DriverNode(Node):
         self._command_stamp_ns = wire.stamp_to_ns(msg.header.stamp)
 
     def _on_gripper(self, msg: Float64) -> None:
-        self.sim.stepper.set_gripper(msg.data)
+        try:
+            self.sim.set_gripper(msg.data)
+        except InputError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
 
     def _publish_task(self) -> None:
         """The goal of this moment, and a marker where an episode starts."""
@@ -216,6 +220,7 @@ def main() -> None:
         executor.shutdown()
         if spinner.is_alive():
             spinner.join()
+        node.sim.close()
         node.destroy_node()
         rclpy.try_shutdown()
 
