@@ -1,0 +1,291 @@
+"""Executors of action chunks: receding horizon, temporal ensembling, asynchronous chunks.
+
+All follow :class:`policies.runtime.action_queue.Executor`. They differ in what happens between an
+observation and the answer to it: :class:`RecedingHorizon` waits, :class:`AsyncChunks` goes on with
+the plan it has, :class:`TemporalEnsemble` averages whatever plans it has for a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from policies.diffusion.interface import Prefix
+from policies.errors import InputError
+from policies.interface import Float
+from policies.runtime.action_queue import Executor, Hold, Plan, Request
+
+EXECUTORS = ("receding", "ensemble", "async", "rtc")
+PATIENCE = 50
+_DELAYS_REMEMBERED = 10
+
+
+def soft_mask(horizon: int, delay: int, overlap: int) -> Float:
+    """How far each step of a new chunk is bound to the running plan (Black et al. 2025, eq. 5).
+
+    1 for the steps that will have been executed when the answer comes, then an exponential decay
+    to 0 at the end of the running plan.
+
+    Args:
+        horizon: steps of a chunk, T.
+        delay: steps until the answer comes.
+        overlap: steps that the running plan still has.
+
+    Returns:
+        Weights within [0, 1], never growing, (T,).
+    """
+    overlap = min(overlap, horizon)
+    delay = min(delay, overlap)
+    step = np.arange(horizon)
+    left = np.clip((overlap - step) / (overlap - delay + 1), 0.0, 1.0)
+    decay = left * np.expm1(left) / math.expm1(1.0)
+    weights: Float = np.where(step < delay, 1.0, np.where(step < overlap, decay, 0.0))
+    return weights
+
+
+class _OneRequest:
+    """What the executors share that have one request under way at most."""
+
+    def __init__(self, hold: Hold, patience: int) -> None:
+        self._hold = hold
+        self._patience = _positive("patience", patience)
+        self._next_id = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget plan, request and last action."""
+        self._pending: Request | None = None
+        self._plan: Plan | None = None
+        self._last: Float | None = None
+
+    def _waits(self, step: int) -> bool:
+        """True while the request under way may still be answered."""
+        return self._pending is not None and step < self._pending.step + self._patience
+
+    def _ask(self, step: int, executed: int, prefix: Prefix | None = None) -> Request:
+        request = Request(id=self._next_id, step=step, executed=executed, prefix=prefix)
+        self._next_id += 1
+        self._pending = request
+        return request
+
+    def _accept(self, request: int) -> Request | None:
+        """The request under way, if ``request`` is its id."""
+        pending = self._pending
+        if pending is None or request != pending.id:
+            return None
+        self._pending = None
+        return pending
+
+    def _send(self, planned: Float | None) -> Float:
+        self._last = self._hold.after(self._last) if planned is None else planned
+        return self._last
+
+
+class RecedingHorizon(_OneRequest):
+    """Ask, wait, execute the first actions of the answer, ask again.
+
+    While the answer is under way the robot holds; the answer is executed from its first action
+    on, whenever it comes. With a delay the robot stops and goes.
+    """
+
+    def __init__(self, action_horizon: int, hold: Hold, *, patience: int = PATIENCE) -> None:
+        """Make one.
+
+        Args:
+            action_horizon: actions of each chunk that are executed.
+            hold: what is sent while there is no plan.
+            patience: steps after which a request is given up and made again.
+        """
+        self._horizon = _positive("action_horizon", action_horizon)
+        super().__init__(hold, patience)
+
+    def request(self, step: int) -> Request | None:
+        """Ask when the last answer has been used up."""
+        if self._waits(step) or (self._plan and step < self._plan.end):
+            return None
+        if self._plan is None:
+            return self._ask(step, 0)
+        return self._ask(step, int(self._plan.actions.shape[-2]))
+
+    def reply(self, request: int, actions: Float, step: int) -> bool:
+        """Take the answer to the request under way; it begins now."""
+        if self._accept(request) is None:
+            return False
+        self._plan = Plan(request=request, start=step, actions=actions[..., : self._horizon, :])
+        return True
+
+    def action(self, step: int) -> Float:
+        """The plan's action, or hold."""
+        return self._send(self._plan.at(step) if self._plan else None)
+
+
+class AsyncChunks(_OneRequest):
+    """Go on with the running plan while the next chunk is computed.
+
+    An answer belongs to the step at which it was asked for: the steps that passed since then are
+    skipped. ``guided``: real-time chunking, the model is given the running plan and continues it.
+    Otherwise it answers freely, and where two plans disagree the robot jumps from one to the
+    other: the baseline that real-time chunking has to beat.
+    """
+
+    def __init__(
+        self,
+        action_horizon: int,
+        hold: Hold,
+        *,
+        guided: bool,
+        expected_delay: int = 0,
+        patience: int = PATIENCE,
+    ) -> None:
+        """Make one.
+
+        Args:
+            action_horizon: steps from one request to the next.
+            hold: what is sent while there is no plan.
+            guided: give the model the running plan.
+            expected_delay: steps until an answer comes, before any has come.
+            patience: steps after which a request is given up and made again.
+        """
+        self._horizon = _positive("action_horizon", action_horizon)
+        self._guided = guided
+        if expected_delay < 0:
+            raise InputError(f"expected_delay: expected 0 or more steps, got {expected_delay}")
+        self._expected_delay = expected_delay
+        super().__init__(hold, patience)
+
+    def reset(self) -> None:
+        """Forget plan, request, last action and the delays seen."""
+        super().reset()
+        # The largest of the last: a prefix that is too short breaks continuity.
+        self._delays = deque([self._expected_delay], maxlen=_DELAYS_REMEMBERED)
+
+    def request(self, step: int) -> Request | None:
+        """Ask every ``action_horizon`` steps, or as soon as the last answer has come."""
+        plan = self._plan
+        if self._waits(step) or (plan and step < plan.start + self._horizon):
+            return None
+        if plan is None:
+            return self._ask(step, 0)
+        prefix = None
+        overlap = plan.end - step
+        if self._guided and overlap > 0:
+            weights = soft_mask(plan.actions.shape[-2], max(self._delays), overlap)
+            prefix = Prefix(actions=plan.from_step(step), weights=weights)
+        return self._ask(step, step - plan.start, prefix)
+
+    def reply(self, request: int, actions: Float, step: int) -> bool:
+        """Take the answer to the request under way, unless all of it lies in the past."""
+        asked = self._accept(request)
+        if asked is None:
+            return False
+        self._delays.append(step - asked.step)
+        # Before the first answer the robot has stood still, so nothing of it has passed.
+        start = step if self._plan is None else asked.step
+        plan = Plan(request=request, start=start, actions=actions)
+        if plan.end <= step:
+            return False
+        self._plan = plan
+        return True
+
+    def action(self, step: int) -> Float:
+        """The running plan's action, or hold."""
+        return self._send(self._plan.at(step) if self._plan else None)
+
+
+class TemporalEnsemble:
+    """Ask often, and average all plans for a step (Zhao et al. 2023).
+
+    Weights are exp(-decay i), i = 0 for the oldest plan, so a larger decay trusts old plans more.
+    Several requests may be under way.
+    """
+
+    def __init__(self, hold: Hold, *, every: int = 1, decay: float = 0.01) -> None:
+        """Make one.
+
+        Args:
+            hold: what is sent while there is no plan.
+            every: steps from one request to the next.
+            decay: see above; 0 averages evenly.
+        """
+        self._every = _positive("every", every)
+        self._decay = decay
+        self._hold = hold
+        self._next_id = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget plans, requests and the last action."""
+        self._pending: dict[int, int] = {}
+        self._plans: list[Plan] = []
+        self._asked: int | None = None
+        self._last: Float | None = None
+
+    def request(self, step: int) -> Request | None:
+        """Ask every so many steps."""
+        if self._asked is not None and step < self._asked + self._every:
+            return None
+        executed = 0 if self._asked is None else step - self._asked
+        request = Request(id=self._next_id, step=step, executed=executed)
+        self._next_id += 1
+        self._asked = step
+        self._pending[request.id] = step
+        return request
+
+    def reply(self, request: int, actions: Float, step: int) -> bool:
+        """Take an answer, unless a newer one has come or all of it lies in the past."""
+        asked = self._pending.pop(request, None)
+        if asked is None:
+            return False
+        # Answers to older requests are overtaken: whoever brings them later is dropped.
+        self._pending = {id_: at for id_, at in self._pending.items() if id_ > request}
+        plan = Plan(request=request, start=asked, actions=actions)
+        if plan.end <= step:
+            return False
+        self._plans.append(plan)
+        return True
+
+    def action(self, step: int) -> Float:
+        """Weighted mean of the plans' actions, or hold."""
+        self._plans = [plan for plan in self._plans if plan.end > step]
+        planned = [action for plan in self._plans if (action := plan.at(step)) is not None]
+        if planned:
+            weights = np.exp(-self._decay * np.arange(len(planned)))
+            self._last = np.tensordot(weights / weights.sum(), np.stack(planned), axes=1)
+        else:
+            self._last = self._hold.after(self._last)
+        return self._last
+
+
+def make_executor(
+    name: str, *, action_horizon: int, hold: Hold, expected_delay: int = 0, decay: float = 0.01
+) -> Executor:
+    """Executor by its name on the command line.
+
+    Args:
+        name: one of :data:`EXECUTORS`: ``receding`` waits for each answer, ``ensemble`` averages
+            plans, ``async`` swaps plans, ``rtc`` has the model continue the running plan.
+        action_horizon: actions from one request to the next (``ensemble`` asks at every step).
+        hold: what is sent while there is no plan.
+        expected_delay: steps until an answer comes, for ``rtc``.
+        decay: of the weights of ``ensemble``.
+
+    Raises:
+        InputError: no executor of that name.
+    """
+    if name == "receding":
+        return RecedingHorizon(action_horizon, hold)
+    if name == "ensemble":
+        return TemporalEnsemble(hold, decay=decay)
+    if name in ("async", "rtc"):
+        return AsyncChunks(
+            action_horizon, hold, guided=name == "rtc", expected_delay=expected_delay
+        )
+    raise InputError(f"executor: expected one out of {list(EXECUTORS)}, got {name!r}")
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"{name}: expected at least 1 step, got {value}")
+    return value
