@@ -5,13 +5,13 @@ Each run goes tick by tick through the very policy object that a real run uses, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from policies.evaluation.metrics import wilson
 from policies.interface import Float, Policy, RobotSpec
 from sim2real.finetune.reference import Reference
 from sim2real.sim.body_positions import BodyPositions
@@ -22,7 +22,6 @@ from sim2real.tasks.closed_loop import Rollout, roll_out
 FAR_M = 0.5
 """Mean distance of the bodies from the motion beyond which a run has failed (as in ASAP), m."""
 
-_Z95 = 1.959964
 _RESAMPLES = 2000
 
 
@@ -83,15 +82,6 @@ def common_frames(verdicts: Iterable[Verdict]) -> list[int]:
     """
     lengths = ([len(run) for run in verdict.local_mm] for verdict in verdicts)
     return [min(counts) for counts in zip(*lengths, strict=True)]
-
-
-def wilson(successes: int, runs: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    share, z2 = successes / runs, _Z95**2
-    middle = share + z2 / (2 * runs)
-    half = _Z95 * math.sqrt(share * (1.0 - share) / runs + z2 / (4 * runs**2))
-    scale = 1.0 + z2 / runs
-    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
 
 
 def bootstrap(values: Float, seed: int = 0) -> tuple[float, float]:

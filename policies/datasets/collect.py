@@ -1,0 +1,100 @@
+"""Demonstrations from a scripted expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.datasets.demonstrations import Demonstrations
+from policies.errors import InputError
+from policies.evaluation.environment import Environment, Expert
+from policies.interface import Float
+
+_ATTEMPTS = 4
+_SEEDS_APART = 10_000
+
+
+def collect(
+    environment: Environment,
+    expert: Expert,
+    *,
+    episodes: int,
+    seed: int = 0,
+    noise: float = 0.0,
+    report: Callable[[int], None] | None = None,
+) -> Demonstrations:
+    """Record successful runs of an expert.
+
+    Args:
+        environment: the task.
+        expert: who solves it.
+        episodes: runs to keep; those that fail are not kept.
+        seed: of everything random; run i of seed s is the same whatever ``episodes`` is.
+        noise: standard deviation of noise on the actions that are done, raw units, on the entries
+            that :attr:`EnvironmentSpec.smooth` marks. What is recorded is what the expert wanted,
+            so the data show how to come back from where the noise led (Laskey et al. 2017).
+        report: called with 1 for each run that is kept.
+
+    Raises:
+        InputError: too few runs succeed.
+    """
+    if episodes < 1 or noise < 0.0:
+        raise InputError(
+            f"demonstrations: expected at least 1 episode and noise of at least 0, got {episodes} "
+            f"and {noise}"
+        )
+    spec = environment.spec
+    data = Demonstrations(
+        state_names=spec.state_names,
+        action_names=spec.action_names,
+        rate_hz=spec.rate_hz,
+        state=[],
+        action=[],
+    )
+    for attempt in range(_ATTEMPTS * episodes):
+        if len(data) == episodes:
+            break
+        run_seed = seed * _SEEDS_APART + attempt
+        rows = _run(environment, expert, run_seed, noise)
+        if rows is None:
+            continue
+        states, actions, images = rows
+        data.state.append(states)
+        data.action.append(actions)
+        data.task.append(spec.name)
+        for name, frames in images.items():
+            data.images.setdefault(name, []).append(frames)
+        if report:
+            report(1)
+    if len(data) < episodes:
+        raise InputError(
+            f"demonstrations of {spec.name}: expected {episodes} successful runs, got {len(data)} "
+            f"in {_ATTEMPTS * episodes} attempts; ask for less noise"
+        )
+    return data
+
+
+def _run(
+    environment: Environment, expert: Expert, seed: int, noise: float
+) -> tuple[Float, Float, dict[str, NDArray[np.uint8]]] | None:
+    """States, actions and images of one run, or None if it failed."""
+    spec = environment.spec
+    rng = np.random.default_rng([seed, 2])
+    scale = noise * np.array(spec.smooth, dtype=np.float64)
+    seen = environment.reset(seed)
+    expert.reset(seed)
+    states, actions, images = [], [], [seen.images]
+    for _ in range(spec.max_steps):
+        states.append(seen.state)
+        actions.append(expert.act(seen))
+        outcome = environment.step(actions[-1] + scale * rng.normal(size=len(scale)))
+        seen = outcome.seen
+        if outcome.success:
+            cameras = {name: np.stack([image[name] for image in images]) for name in seen.images}
+            return np.array(states), np.array(actions), cameras
+        if outcome.failure:
+            return None
+        images.append(seen.images)
+    return None

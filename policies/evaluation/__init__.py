@@ -1,0 +1,1 @@
+"""Closed-loop evaluation of chunk policies: success, smoothness, time, under delays and drops."""
