@@ -1,8 +1,10 @@
 """Checkpoints of policies, and the only loader.
 
-A checkpoint is a directory: ``config.json`` (see :mod:`policies.actor.config`) with the sha256 of
-each other file, and ``policy.onnx``. It holds no code and nothing that is unpickled. Loading
-checks everything that can be checked before a robot moves, and needs no torch.
+A checkpoint is a directory: ``config.json`` with the sha256 of each other file, and the networks.
+An actor (:mod:`policies.actor.config`) has one, ``policy.onnx``; a generative model
+(:mod:`policies.diffusion.config`) has ``encoder.onnx`` and ``denoiser.onnx``, and the weights in
+``model.safetensors`` for whom wants to train on. Checkpoints hold no code and nothing that is
+unpickled. Loading checks everything that can be checked before a robot moves, and needs no torch.
 """
 
 from __future__ import annotations
@@ -11,12 +13,23 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from policies.actor.config import ActorConfig, Reader, dump_config, parse_config, read_json
 from policies.actor.onnx_actor import OnnxActor
+from policies.diffusion import config as chunk_config
+from policies.diffusion.backend import (
+    DENOISER_FILE,
+    ENCODER_FILE,
+    WEIGHTS_FILE,
+    OnnxBackend,
+    TorchBackend,
+)
+from policies.diffusion.config import ModelConfig, make_sampler
+from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import Policy, RobotSpec
 from policies.robots import get_robot
@@ -64,16 +77,50 @@ def _read(path: Path, limit: int) -> bytes:
         raise InputError(f"{path}: expected a readable file, got {error.strerror}") from error
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory and compare the hashes.
+@dataclass(frozen=True, kw_only=True)
+class ChunkCheckpoint:
+    """A generative model as read from disk: well-formed and unaltered.
 
-    Raises:
-        InputError: a file is missing, malformed or altered.
+    Attributes:
+        config: content of config.json.
+        content: file name -> content of the other files.
+        sha256: hash over all files, 64 hex digits.
+        files: file name -> its sha256.
     """
-    path = Path(path)
+
+    config: ModelConfig
+    content: dict[str, bytes]
+    sha256: str
+    files: dict[str, str]
+
+    def weights(self) -> dict[str, Any]:
+        """Name -> array of the network's weights.
+
+        Raises:
+            InputError: the checkpoint was saved without them, or the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        if WEIGHTS_FILE not in self.content:
+            raise InputError(
+                f"checkpoint {self.config.spec.name!r}: expected a file {WEIGHTS_FILE}, but it was "
+                "saved without one; train it again"
+            )
+        try:
+            return load(self.content[WEIGHTS_FILE])
+        except SafetensorError as error:
+            raise InputError(
+                f"checkpoint {self.config.spec.name!r}: expected safetensors in {WEIGHTS_FILE}, "
+                "got something else; copy the checkpoint again"
+            ) from error
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Content of config.json, parsed and raw."""
     if not path.is_dir():
         raise InputError(
-            f"expected a policy checkpoint (a directory with {CONFIG_FILE} and {MODEL_FILE}), "
+            f"expected a policy checkpoint (a directory with {CONFIG_FILE} and networks), "
             f"got {path}, which is {'a file' if path.exists() else 'not there'}"
         )
     config_path = path / CONFIG_FILE
@@ -82,21 +129,131 @@ def read_checkpoint(path: Path) -> Checkpoint:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{config_path}: expected UTF-8 JSON, got other bytes") from error
-    data = read_json(text, str(config_path))
-    config = parse_config(data, str(config_path))
-    files = Reader(data.get("files"), f"{config_path}, 'files'")
-    files.only(MODEL_FILE)
-    expected = files.text(MODEL_FILE)
-    model = _read(path / MODEL_FILE, _MAX_MODEL_BYTES)
-    found = _sha256(model)
-    if found != expected:
-        raise InputError(
-            f"{path / MODEL_FILE}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
-            f"got {found[:12]}...; the file was altered or cut off, copy the checkpoint again"
-        )
-    digests = {CONFIG_FILE: _sha256(raw), MODEL_FILE: found}
+    return read_json(text, str(config_path)), raw
+
+
+def _read_networks(
+    path: Path, data: Mapping[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, bytes]:
+    """Content of the files that config.json names, after a comparison of the hashes."""
+    files = Reader(data.get("files"), f"{path / CONFIG_FILE}, 'files'")
+    files.only(*needed, *optional)
+    content = {}
+    for name in (*needed, *(name for name in optional if files.has(name))):
+        expected = files.text(name)
+        content[name] = _read(path / name, _MAX_MODEL_BYTES)
+        found = _sha256(content[name])
+        if found != expected:
+            raise InputError(
+                f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
+                f"got {found[:12]}...; the file was altered or cut off, copy the checkpoint again"
+            )
+    return content
+
+
+def _digests(raw: bytes, content: Mapping[str, bytes]) -> tuple[dict[str, str], str]:
+    """Hash of each file, and one over all of them."""
+    digests = {CONFIG_FILE: _sha256(raw), **{name: _sha256(x) for name, x in content.items()}}
     whole = _sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
-    return Checkpoint(config=config, model=model, sha256=whole, files=digests)
+    return digests, whole
+
+
+def is_chunk_model(data: Mapping[str, Any]) -> bool:
+    """True if the content of a config.json is that of a generative model."""
+    return data.get("type") == chunk_config.KIND
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the checkpoint directory of an actor and compare the hashes.
+
+    Raises:
+        InputError: a file is missing, malformed or altered.
+    """
+    path = Path(path)
+    data, raw = _read_config(path)
+    config = parse_config(data, str(path / CONFIG_FILE))
+    content = _read_networks(path, data, (MODEL_FILE,))
+    digests, whole = _digests(raw, content)
+    return Checkpoint(config=config, model=content[MODEL_FILE], sha256=whole, files=digests)
+
+
+def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
+    """Read the checkpoint directory of a generative model and compare the hashes.
+
+    Raises:
+        InputError: a file is missing, malformed or altered.
+    """
+    path = Path(path)
+    data, raw = _read_config(path)
+    config = chunk_config.parse_config(data, str(path / CONFIG_FILE))
+    content = _read_networks(path, data, (ENCODER_FILE, DENOISER_FILE), (WEIGHTS_FILE,))
+    digests, whole = _digests(raw, content)
+    return ChunkCheckpoint(config=config, content=content, sha256=whole, files=digests)
+
+
+def load_chunk_model(
+    path: Path,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    primer: str | None = None,
+    backend: Literal["onnx", "torch"] = "onnx",
+) -> GenerativeModel:
+    """Load a generative model.
+
+    Args:
+        path: checkpoint directory.
+        sampler: sampler to run it with; None as the checkpoint says. See
+            :data:`policies.diffusion.config.SAMPLERS`.
+        steps: evaluations for a chunk, see :class:`policies.diffusion.config.SamplerConfig`.
+        tolerance: error that an ``adaptive`` step may make.
+        primer: start of a ``streaming`` plan.
+        backend: what evaluates the networks.
+
+    Returns:
+        The model, reset for one run.
+
+    Raises:
+        InputError: the checkpoint is not there, malformed or altered, its networks do not fit its
+            description or are not finite, or the sampler is not one for it.
+    """
+    checkpoint = read_chunk_checkpoint(path)
+    config, what = checkpoint.config, f"checkpoint {checkpoint.config.spec.name!r}"
+    chosen = make_sampler(
+        config.kind,
+        name=sampler,
+        steps=steps,
+        tolerance=tolerance,
+        primer=primer,
+        base=config.sampler,
+    )
+    content = checkpoint.content
+    if backend == "torch":
+        return GenerativeModel(config, TorchBackend(config, checkpoint.weights(), what), chosen)
+    networks = OnnxBackend(config, content[ENCODER_FILE], content[DENOISER_FILE], what)
+    return GenerativeModel(config, networks, chosen)
+
+
+def save_chunk_model(
+    path: Path, config: ModelConfig, content: Mapping[str, bytes], *, overwrite: bool = False
+) -> None:
+    """Write the checkpoint directory of a generative model, whole or not at all.
+
+    Args:
+        path: directory to create.
+        config: content of config.json.
+        content: file name -> content of the networks.
+        overwrite: replace an existing checkpoint.
+
+    Raises:
+        InputError: ``path`` exists (and ``overwrite`` is not set, or it is not a checkpoint), or
+            config and networks do not fit together.
+    """
+    text = _config_text(chunk_config.dump_config(config), content)
+    parsed = chunk_config.parse_config(read_json(text, CONFIG_FILE), CONFIG_FILE)
+    OnnxBackend(parsed, content[ENCODER_FILE], content[DENOISER_FILE], f"model {config.spec.name}")
+    _write(Path(path), text, content, overwrite=overwrite)
 
 
 def load_policy(path: Path, robot: RobotSpec) -> Policy:
@@ -134,18 +291,28 @@ def save_checkpoint(
         InputError: ``path`` exists (and ``overwrite`` is not set, or it is not a checkpoint), or
             config and network do not fit together.
     """
-    path = Path(path)
-    check_writable(path, overwrite=overwrite)
-    data: dict[str, Any] = dump_config(config) | {"files": {MODEL_FILE: _sha256(model)}}
-    text = json.dumps(data, indent=1) + "\n"
+    content = {MODEL_FILE: model}
+    text = _config_text(dump_config(config), content)
     parsed = parse_config(read_json(text, CONFIG_FILE), CONFIG_FILE)
     OnnxActor(parsed, get_robot(config.robot), model, "")
+    _write(Path(path), text, content, overwrite=overwrite)
+
+
+def _config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:
+    """config.json with the hashes of the other files."""
+    hashes = {name: _sha256(x) for name, x in content.items()}
+    return json.dumps({**data, "files": hashes}, indent=1) + "\n"
+
+
+def _write(path: Path, text: str, content: Mapping[str, bytes], *, overwrite: bool) -> None:
+    check_writable(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / "new"
         fresh.mkdir()
         (fresh / CONFIG_FILE).write_text(text, encoding="utf-8")
-        (fresh / MODEL_FILE).write_bytes(model)
+        for name, data in content.items():
+            (fresh / name).write_bytes(data)
         if path.exists():
             path.rename(Path(folder) / "old")  # removed with the temporary folder
         shutil.move(fresh, path)

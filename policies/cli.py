@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from policies.errors import InputError
+
+Kind = Literal["ddpm", "edm", "flow", "streaming", "mlp"]
 
 
 def policy_import_asap(
@@ -44,8 +46,7 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     """
     from policies.checkpoint import inspect
 
-    if json is not None and json.exists():
-        raise InputError(f"{json}: expected a new file, but it exists; choose another name")
+    _new_file(json)
     info = inspect(policy)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -77,3 +78,129 @@ def _summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("holds", ", ".join(info["held_joints"]) or "no joint"),
         ("sha256", info["sha256"]),
     ]
+
+
+def policy_train(
+    demonstrations: Path,
+    *,
+    kind: Kind,
+    out: Path,
+    network: Literal["resmlp", "unet", "transformer"] = "resmlp",
+    width: int = 256,
+    depth: int = 3,
+    observation_horizon: int = 2,
+    prediction_horizon: int = 16,
+    action_horizon: int = 8,
+    diffusion_steps: int = 100,
+    normalisation: Literal["minmax", "gaussian"] = "minmax",
+    steps: int = 5000,
+    batch: int = 256,
+    learning_rate: float = 1e-3,
+    robot: str | None = None,
+    init: Path | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    resume: bool = False,
+    tensorboard: Path | None = None,
+    overwrite: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Train a policy on demonstrations by behaviour cloning, and export it.
+
+    An interrupted training goes on where it was with the same options and --resume.
+
+    Args:
+        demonstrations: dataset in the LeRobotDataset v3 layout.
+        kind: method: denoising diffusion, score matching, flow matching, streaming diffusion, or
+            plain regression to compare with.
+        out: checkpoint directory to create.
+        network: residual layers over the whole plan, 1-D U-Net, or transformer.
+        width: units of a layer; channels of the first level of a unet; a transformer takes
+            multiples of 32.
+        depth: residual blocks, or levels of a unet.
+        observation_horizon: observations that the policy sees.
+        prediction_horizon: actions in a plan.
+        action_horizon: actions of a plan that are carried out before the next.
+        diffusion_steps: noise levels of the kind ddpm.
+        normalisation: of states and actions: to [-1, 1], or to mean 0 and deviation 1.
+        steps: optimiser steps.
+        batch: samples a step.
+        learning_rate: at the start; it falls to zero.
+        robot: robot whose joints the data speak of, to run the policy in the ROS graph.
+        init: checkpoint to start from (fine-tuning), of the same kind and shape.
+        seed: everything random.
+        threads: CPU threads.
+        device: where to train; auto takes a GPU if there is one.
+        resume: go on with an interrupted training.
+        tensorboard: also write curves to this folder (needs the package tensorboard).
+        overwrite: replace an existing checkpoint.
+        json: also write the result to this file, which must not exist.
+
+    Returns:
+        0, or 2 if the exported networks answer differently from the trained ones.
+
+    Raises:
+        InputError: data, options and files do not fit together.
+    """
+    from policies.diffusion.commands import TrainOptions, train_command
+    from policies.diffusion.config import NetworkConfig
+    from policies.diffusion.trainer import TrainConfig
+
+    _new_file(json)
+    config = TrainConfig(
+        kind=kind,
+        name=out.name,
+        network=NetworkConfig(type=network, width=width, depth=depth),
+        observation_horizon=observation_horizon,
+        prediction_horizon=prediction_horizon,
+        action_horizon=action_horizon,
+        diffusion_steps=diffusion_steps,
+        normalisation=normalisation,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        threads=threads,
+        device=device,
+    )
+    options = TrainOptions(
+        robot=robot, init=init, resume=resume, tensorboard=tensorboard, overwrite=overwrite
+    )
+    return _finish(train_command(demonstrations, out, config, options), json)
+
+
+def policy_export(
+    policy: Path, *, out: Path, overwrite: bool = False, json: Path | None = None
+) -> int:
+    """Export the weights of a trained policy to ONNX again, and compare the two.
+
+    Args:
+        policy: checkpoint directory with model.safetensors.
+        out: checkpoint directory to create.
+        overwrite: replace an existing checkpoint.
+        json: also write the comparison to this file, which must not exist.
+
+    Returns:
+        0, or 2 if the exported networks answer differently from the trained ones.
+
+    Raises:
+        InputError: the checkpoint is damaged or has no weights, or ``out`` exists.
+    """
+    from policies.diffusion.commands import export_command
+
+    _new_file(json)
+    return _finish(export_command(policy, out, overwrite=overwrite), json)
+
+
+def _new_file(path: Path | None) -> None:
+    if path is not None and path.exists():
+        raise InputError(f"{path}: expected a new file, but it exists; choose another name")
+
+
+def _finish(result: dict[str, Any], json: Path | None) -> int:
+    """Write the result; exit code by the parity of the export."""
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(jsonlib.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0 if result["parity"]["passed"] else 2

@@ -108,6 +108,24 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="what a checkpoint is, needs and was made for",
         positional=("policy",),
     ),
+    ("policy", "train"): Command(
+        function="policies.cli:policy_train",
+        help="behaviour cloning of demonstrations: diffusion, score, flow, streaming, regression",
+        positional=("demonstrations",),
+    ),
+    ("policy", "export"): Command(
+        function="policies.cli:policy_export",
+        help="weights of a trained policy to ONNX, compared with torch",
+        positional=("policy",),
+    ),
+    ("policy", "demos"): Command(
+        function="sim2real.tasks.cli:policy_demos",
+        help="demonstrations of a task by its scripted expert",
+    ),
+    ("policy", "eval"): Command(
+        function="sim2real.tasks.cli:policy_eval",
+        help="success, smoothness and time of a policy on a task, with delays and losses",
+    ),
     ("report",): Command(
         function="sim2real.report:report_command",
         help="self-contained HTML page of a demo or replay folder",

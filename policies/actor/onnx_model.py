@@ -97,6 +97,32 @@ def _size(value: onnx.ValueInfoProto) -> int:
     return int(np.prod(_shape(value), dtype=np.int64))
 
 
+def open_session(model: bytes, what: str) -> ort.InferenceSession:
+    """A session of ONNX Runtime on one thread.
+
+    Args:
+        model: content of the ONNX file.
+        what: its name in error texts.
+
+    Raises:
+        InputError: ONNX Runtime cannot run it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Spinning workers would take the core that the control loop needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what fails is raised below, in one sentence
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise InputError(
+            f"{what}: expected a model that ONNX Runtime {ort.__version__} can run, but it "
+            f"refuses it ({str(error).splitlines()[0]}); export it with a supported opset"
+        ) from error
+
+
 class OnnxNetwork:
     """A network in ONNX Runtime on one thread, with bound, preallocated input and output.
 
@@ -119,20 +145,7 @@ class OnnxNetwork:
                 f"terms of config.json add up to, got a network with {self.input_size}; "
                 "the network and the declared observation do not belong together"
             )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Spinning workers would take the core that the control loop needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what fails is raised below, in one sentence
-        try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise InputError(
-                f"{what}: expected a model that ONNX Runtime {ort.__version__} can run, but it "
-                f"refuses it ({str(error).splitlines()[0]}); export it with a supported opset"
-            ) from error
+        self._session = open_session(model, what)
         self._input = input
         self.output: Float32 = np.zeros(self.output_size, dtype=np.float32)
         """What :meth:`run` writes, (output_size,) float32."""

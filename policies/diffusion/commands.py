@@ -1,0 +1,178 @@
+"""What ``realign policy train`` and ``realign policy export`` do."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.checkpoint import check_writable, read_chunk_checkpoint, save_chunk_model
+from policies.datasets.demonstrations import load_demonstrations
+from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
+from policies.diffusion.chunk_policy import bind_robot
+from policies.errors import InputError
+from policies.robots import get_robot
+
+if TYPE_CHECKING:
+    from policies.diffusion.config import ModelConfig
+    from policies.diffusion.networks import ChunkNetwork
+    from policies.diffusion.trainer import Log, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training is given besides its configuration.
+
+    Attributes:
+        robot: robot whose joints the data speak of, or None.
+        init: checkpoint to start from, or None.
+        resume: go on with an interrupted training.
+        tensorboard: folder for curves, or None.
+        overwrite: replace an existing checkpoint.
+    """
+
+    robot: str | None = None
+    init: Path | None = None
+    resume: bool = False
+    tensorboard: Path | None = None
+    overwrite: bool = False
+
+
+def train_command(
+    dataset: Path, out: Path, config: TrainConfig, options: TrainOptions
+) -> dict[str, Any]:
+    """Train, export, compare and save.
+
+    Args:
+        dataset: demonstrations in the LeRobotDataset v3 layout.
+        out: checkpoint directory to create.
+        config: how to train.
+        options: everything else.
+
+    Returns:
+        JSON-ready figures; nothing was saved if ``parity.passed`` is false.
+
+    Raises:
+        InputError: data, options and files do not fit together.
+    """
+    from policies.diffusion.networks import count_parameters
+    from policies.diffusion.trainer import train_model
+
+    check_writable(out, overwrite=options.overwrite)
+    state_dir = out.with_name(f"{out.name}.training")
+    if state_dir.exists() and not options.resume:
+        raise InputError(
+            f"{state_dir}: expected no interrupted training, but there is one; add --resume to go "
+            "on with it, or remove it"
+        )
+    demonstrations = load_demonstrations(dataset)
+    robot = get_robot(options.robot) if options.robot else None
+    binding = bind_robot(demonstrations, robot) if robot else None
+    initial = None
+    if options.init is not None:
+        checkpoint = read_chunk_checkpoint(options.init)
+        initial = checkpoint.config, checkpoint.weights()
+    start = time.monotonic()
+    trained = train_model(
+        demonstrations,
+        config,
+        robot=binding,
+        initial=initial,
+        state_dir=state_dir,
+        resume=options.resume,
+        log=_tensorboard(options.tensorboard),
+    )
+    result = {
+        "name": config.name,
+        "kind": config.kind,
+        "network": config.network.type,
+        "parameters": count_parameters(trained.network),
+        "samples": demonstrations.frames,
+        "steps": config.steps,
+        "loss": trained.loss,
+        "training_s": time.monotonic() - start,
+    }
+    print(
+        f"{config.kind} {config.network.type}: {result['parameters']} parameters, "
+        f"{result['samples']} samples, loss {trained.loss:.4f}"
+    )
+    result["parity"] = _export(trained.config, trained.network, out, overwrite=options.overwrite)
+    shutil.rmtree(state_dir, ignore_errors=True)
+    return result
+
+
+def export_command(policy: Path, out: Path, *, overwrite: bool) -> dict[str, Any]:
+    """Export the weights of a checkpoint again.
+
+    Args:
+        policy: checkpoint directory with weights.
+        out: checkpoint directory to create.
+        overwrite: replace an existing checkpoint.
+
+    Returns:
+        JSON-ready figures; nothing was saved if ``parity.passed`` is false.
+
+    Raises:
+        InputError: the checkpoint is damaged or has no weights, or ``out`` exists.
+    """
+    from policies.diffusion.backend import TorchBackend
+
+    check_writable(out, overwrite=overwrite)
+    checkpoint = read_chunk_checkpoint(policy)
+    config = checkpoint.config
+    backend = TorchBackend(config, checkpoint.weights(), f"checkpoint {config.spec.name!r}")
+    return {
+        "name": config.spec.name,
+        "parity": _export(config, backend.network, out, overwrite=overwrite),
+    }
+
+
+def _export(
+    config: ModelConfig, network: ChunkNetwork, out: Path, *, overwrite: bool
+) -> dict[str, Any]:
+    from policies.diffusion.export import TOLERANCE, compare, export_onnx
+
+    files = export_onnx(config, network)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    parity = compare(config, files, weights)
+    passed = parity.max_difference <= TOLERANCE
+    size = len(files[ENCODER_FILE]) + len(files[DENOISER_FILE])
+    print(
+        f"export: differs from torch by at most {parity.max_difference:.1e} (allowed "
+        f"{TOLERANCE:g}), {parity.speed_ratio:.1f} times as fast, {size / 1e6:.1f} MB"
+    )
+    if passed:
+        save_chunk_model(out, config, files, overwrite=overwrite)
+        print(f"{out}: policy {config.spec.name}")
+    else:
+        print(f"{out}: not written, the export differs too much")
+    return {
+        "max_difference": parity.max_difference,
+        "tolerance": TOLERANCE,
+        "torch_s": parity.torch_s,
+        "onnx_s": parity.onnx_s,
+        "speed_ratio": parity.speed_ratio,
+        "passed": passed,
+    }
+
+
+def _tensorboard(folder: Path | None) -> Log | None:
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard: expected the Python package tensorboard, which is not installed; run: "
+            "pip install tensorboard"
+        ) from error
+    writer = SummaryWriter(str(folder))
+
+    def log(step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return log

@@ -1,0 +1,251 @@
+"""A trained model that answers windows with chunks: :class:`policies.diffusion.interface`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.diffusion.backend import Backend
+from policies.diffusion.config import ModelConfig, SamplerConfig
+from policies.diffusion.interface import Prefix, Window
+from policies.diffusion.process import Process, Rolling, make_process, spread
+from policies.diffusion.samplers import (
+    Estimated,
+    Estimator,
+    adaptive_flow,
+    ddim,
+    ddpm,
+    dpm_solver,
+    heun,
+)
+from policies.diffusion.streaming import RollingPlan
+from policies.errors import InputError
+from policies.interface import Float
+from policies.processors import Float32
+
+
+class Guide(Protocol):
+    """Changes a plan while it emerges from noise (:mod:`policies.diffusion.steering`)."""
+
+    def __call__(self, clean: Float, level: Float, rows: NDArray[np.intp]) -> Float:
+        """Change an estimate.
+
+        Args:
+            clean: estimate of the clean actions, raw units, (b, Tp, A).
+            level: share of noise in what it was made from, 0 to 1, (b,) or (b, Tp).
+            rows: which runs of the batch these are, (b,).
+
+        Returns:
+            The estimate to go on with, raw units, (b, Tp, A).
+        """
+
+
+class GenerativeModel:
+    """Implements :class:`policies.diffusion.interface.ChunkModel`.
+
+    Args:
+        config: of the model.
+        backend: its networks.
+        sampler: how it is run; None as the checkpoint says.
+
+    Attributes:
+        guides: applied in order to each estimate of the clean actions.
+        row_calls: evaluations that each run of the last answer took, (B,); with ``adaptive``
+            steps they differ, and ``network_calls`` counts those of the slowest.
+    """
+
+    def __init__(
+        self, config: ModelConfig, backend: Backend, sampler: SamplerConfig | None = None
+    ) -> None:
+        self.config = config
+        self.spec = config.spec
+        self.sampler = sampler or config.sampler
+        self.process: Process = make_process(
+            config.kind,
+            diffusion_steps=config.diffusion_steps,
+            prediction_horizon=config.spec.prediction_horizon,
+            action_horizon=config.spec.action_horizon,
+        )
+        if config.kind == "ddpm" and self.sampler.steps > config.diffusion_steps:
+            raise InputError(
+                f"sampler: expected at most {config.diffusion_steps} steps, which is what the "
+                f"model was trained with, got {self.sampler.steps}"
+            )
+        self.guides: tuple[Guide, ...] = ()
+        self.network_calls = 0
+        self.row_calls: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self._backend = backend
+        self._bounds = config.action.bounds
+        self.reset(0)
+
+    def reset(self, seed: int, batch: int = 1) -> None:
+        """See :class:`policies.diffusion.interface.ChunkModel`."""
+        self._rng = np.random.default_rng(seed)
+        self._batch = batch
+        self._plan: RollingPlan | None = None
+        self.network_calls = 0
+
+    def sample(self, window: Window, *, executed: int = 0, prefix: Prefix | None = None) -> Float:
+        """See :class:`policies.diffusion.interface.ChunkModel`.
+
+        Raises:
+            InputError: window or prefix do not fit the model.
+        """
+        check_window(self.spec_error, window, self)
+        if len(window.state) != self._batch:
+            raise InputError(
+                f"{self.spec_error}: expected windows of {self._batch} runs, as said at reset, got "
+                f"{len(window.state)}; reset with another batch"
+            )
+        before = self.network_calls
+        self.row_calls = np.zeros(self._batch, dtype=np.intp)
+        estimator = self.estimator(self.condition(window), self._bound(prefix))
+        shape = (self._batch, self.spec.prediction_horizon, len(self.spec.action_names))
+        if isinstance(self.process, Rolling):
+            actions = self._stream(estimator, self.process, shape, executed, prefix)
+        else:
+            actions = self._denoise(estimator, self._rng.standard_normal(shape))
+        if self.sampler.name != "adaptive":
+            self.row_calls[:] = self.network_calls - before
+        return self.config.action.restore(actions)
+
+    @property
+    def spec_error(self) -> str:
+        """How error texts name the model."""
+        return f"model {self.spec.name!r}"
+
+    def condition(self, window: Window) -> Float32:
+        """What the encoder makes of checked windows, (B, C)."""
+        state = self.config.state.normalise(window.state).astype(np.float32)
+        images = [window.images[camera.name] for camera in self.spec.cameras]
+        return self._backend.encode(state, images)
+
+    def estimator(self, condition: Float32, prefix: tuple[Float, Float] | None = None) -> Estimator:
+        """Estimate of clean plans, with guides and prefix, for one condition.
+
+        Args:
+            condition: from :meth:`condition`, (B, C).
+            prefix: normalised actions (B, Tp, A) and weights (Tp, 1) to blend in.
+        """
+        lower, upper = self._bounds
+
+        def estimate(noisy: Float, level: Float, rows: NDArray[np.intp]) -> Estimated:
+            at = self.process.coefficients(level)
+            scaled = (spread(at.scale) * noisy).astype(np.float32)
+            seen = condition if len(rows) == len(condition) else condition[rows]
+            output, variance = self._backend.denoise(scaled, at.time.astype(np.float32), seen)
+            self.network_calls += 1
+            # The mean of what was demonstrated cannot lie outside of it.
+            clean = np.clip(at.estimate(output.astype(np.float64), noisy), lower, upper)
+            clean = self._guided(clean, at.sigma / np.hypot(at.alpha, at.sigma), rows)
+            if prefix is not None:
+                actions, weights = prefix
+                clean = clean + weights * (actions[rows] - clean)
+            return Estimated(clean, np.exp(0.5 * variance.astype(np.float64)))
+
+        return estimate
+
+    def _guided(self, clean: Float, noise: Float, rows: NDArray[np.intp]) -> Float:
+        if not self.guides:
+            return clean
+        scale, centre = np.array(self.config.action.scale), np.array(self.config.action.centre)
+        raw = clean * scale + centre
+        for guide in self.guides:
+            raw = guide(raw, noise, rows)
+        out: Float = (raw - centre) / scale
+        return out
+
+    def _bound(self, prefix: Prefix | None) -> tuple[Float, Float] | None:
+        if prefix is None:
+            return None
+        shape = (self._batch, self.spec.prediction_horizon, len(self.spec.action_names))
+        weights = np.asarray(prefix.weights, dtype=np.float64)
+        if prefix.actions.shape != shape or weights.shape != shape[1:2]:
+            raise InputError(
+                f"{self.spec_error}: expected a prefix of shape {shape} with {shape[1]} weights, "
+                f"got {prefix.actions.shape} with {weights.shape}"
+            )
+        held = weights > 0.0
+        if not np.isfinite(prefix.actions[:, held]).all():
+            raise InputError(f"{self.spec_error}: expected a finite prefix, got NaN or infinity")
+        actions = np.zeros(shape)
+        actions[:, held] = self.config.action.normalise(prefix.actions[:, held])
+        return actions, weights[:, None]
+
+    def _denoise(self, estimator: Estimator, noise: Float) -> Float:
+        name, steps = self.sampler.name, self.sampler.steps
+        if name == "adaptive":
+            tolerance = self.sampler.tolerance
+            actions, calls = adaptive_flow(estimator, noise, tolerance=tolerance, steps=steps)
+            self.row_calls = calls
+            return actions
+        if name == "ddpm":
+            return ddpm(estimator, self.process, noise, self._rng, steps)
+        if name == "dpm_solver":
+            return dpm_solver(estimator, self.process, noise, steps)
+        if name == "heun":
+            return heun(estimator, self.process, noise, steps)
+        return ddim(estimator, self.process, noise, steps)
+
+    def _stream(
+        self,
+        estimator: Estimator,
+        process: Rolling,
+        shape: tuple[int, int, int],
+        executed: int,
+        prefix: Prefix | None,
+    ) -> Float:
+        if self._plan is None:
+            first = np.array(self.config.first_action)
+            constant = self.config.action.normalise(first)
+            self._plan = RollingPlan(
+                process, shape, self.sampler.steps, self.sampler.primer, constant, self._rng
+            )
+        else:
+            self._plan.advance(executed)
+        bound = self._bound(prefix)
+        if bound is not None:
+            self._plan.pin(bound[0], bound[1][:, 0] >= 1.0)
+        return self._plan.settle(estimator)
+
+
+def check_window(what: str, window: Window, model: GenerativeModel) -> None:
+    """Check that a window is what a model was trained on.
+
+    Raises:
+        InputError: a size is wrong, a camera is missing, or a value is not finite.
+    """
+    spec = model.spec
+    wanted = (spec.observation_horizon, len(spec.state_names))
+    if window.state.ndim != 3 or window.state.shape[1:] != wanted:
+        raise InputError(
+            f"{what}: expected states of shape (B, {wanted[0]}, {wanted[1]}), got "
+            f"{window.state.shape}; give the last {wanted[0]} observations of its state_names"
+        )
+    finite = np.isfinite(window.state)
+    if not finite.all():
+        column = int(np.argwhere(~finite)[0][2])
+        raise InputError(
+            f"{what}: expected finite states, got {window.state[~finite][0]} in "
+            f"{spec.state_names[column]!r}; check the sensor or the estimator"
+        )
+    for camera in spec.cameras:
+        _check_image(what, window, camera.name, (camera.height, camera.width), wanted[0])
+
+
+def _check_image(what: str, window: Window, name: str, size: Sequence[int], horizon: int) -> None:
+    if name not in window.images:
+        raise InputError(
+            f"{what}: expected images of the camera {name!r}, got cameras "
+            f"{sorted(window.images)}; connect it or use a model without it"
+        )
+    image = window.images[name]
+    wanted = (len(window.state), horizon, *size, 3)
+    if image.shape != wanted or image.dtype != np.uint8:
+        raise InputError(
+            f"{what}: expected uint8 images of shape {wanted} of the camera {name!r}, got "
+            f"{image.dtype} of shape {image.shape}; resize them or use another camera"
+        )

@@ -1,0 +1,291 @@
+"""Training of generative policies: one loop for every kind, that can be interrupted and resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding, make_sampler
+from policies.diffusion.interface import CameraSpec, ChunkSpec
+from policies.diffusion.networks import ChunkNetwork, make_network
+from policies.diffusion.normaliser import Normalisation
+from policies.diffusion.process import Process, make_process
+from policies.diffusion.progress import Progress
+from policies.diffusion.windows import Batch, Windows
+from policies.errors import InputError
+from policies.processors import Float32
+
+_BETAS = (0.95, 0.999)
+_GRADIENT_NORM = 1.0
+_WARMUP = 0.02
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        kind: a key of :data:`policies.diffusion.config.SAMPLERS`.
+        name: name of the checkpoint.
+        network: shape of the network.
+        observation_horizon, prediction_horizon, action_horizon: To, Tp, Ta.
+        diffusion_steps: noise levels of a ``ddpm`` model.
+        normalisation: ``minmax`` or ``gaussian``.
+        steps: optimiser steps.
+        batch: samples a step.
+        learning_rate: of AdamW after a short warm-up; it falls to zero along a cosine.
+        weight_decay: of AdamW.
+        ema_decay: of the averaged weights, which are what is deployed.
+        seed: initial weights, order of samples, noise.
+        threads: CPU threads.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        save_every: steps between states that training can be resumed from.
+    """
+
+    kind: str
+    name: str
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    observation_horizon: int = 2
+    prediction_horizon: int = 16
+    action_horizon: int = 8
+    diffusion_steps: int = 100
+    normalisation: Normalisation = "minmax"
+    steps: int = 5000
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-6
+    ema_decay: float = 0.995
+    seed: int = 0
+    threads: int = 1
+    device: str = "auto"
+    save_every: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        config: all of config.json.
+        network: with averaged weights, on the CPU.
+        loss: mean over the last tenth of the steps.
+    """
+
+    config: ModelConfig
+    network: ChunkNetwork
+    loss: float
+
+
+def train_model(
+    demonstrations: Demonstrations,
+    config: TrainConfig,
+    *,
+    robot: RobotBinding | None = None,
+    initial: tuple[ModelConfig, dict[str, Float32]] | None = None,
+    state_dir: Path | None = None,
+    resume: bool = False,
+    log: Log | None = None,
+) -> Trained:
+    """Train a model; the same arguments give the same weights on the same machine.
+
+    Args:
+        demonstrations: what to learn from.
+        config: how.
+        robot: robot that the names of states and actions speak of, or None.
+        initial: model and weights to start from (fine-tuning); its normalisation is kept.
+        state_dir: folder in which training keeps what it needs to be resumed, or None.
+        resume: go on from ``state_dir``.
+        log: called every 100 steps with the step and named figures.
+
+    Raises:
+        InputError: data, settings and the state to resume from do not fit together.
+    """
+    windows = Windows(
+        demonstrations,
+        observation_horizon=config.observation_horizon,
+        prediction_horizon=config.prediction_horizon,
+        normalisation=config.normalisation,
+        normalisers=(initial[0].state, initial[0].action) if initial else None,
+    )
+    model = _model_config(demonstrations, windows, config, robot)
+    network = make_network(model.spec, config.network, kind=config.kind, seed=config.seed)
+    if initial:
+        if (initial[0].spec, initial[0].network) != (model.spec, model.network):
+            raise InputError(
+                "training: expected an initial model with the same names, horizons and network, "
+                f"got {initial[0].spec.name!r} with others; give the same options as for it"
+            )
+        network.load_state_dict({key: torch.from_numpy(v) for key, v in initial[1].items()})
+    device = _device(config.device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        progress = Progress(network.to(device), config, windows.sha256)
+        if resume:
+            progress.restore(_needed(state_dir))
+        loss = _run(progress, windows, config, state_dir, log)
+    finally:
+        torch.set_num_threads(threads)
+    network.load_state_dict(progress.averaged)
+    return Trained(config=model, network=network.cpu().eval(), loss=loss)
+
+
+def _needed(state_dir: Path | None) -> Path:
+    if state_dir is None:
+        raise InputError("training: expected a folder to resume from, got none")
+    return state_dir
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: expected a GPU that torch can use, found none; use cpu")
+    return torch.device(name)
+
+
+def _model_config(
+    demonstrations: Demonstrations,
+    windows: Windows,
+    config: TrainConfig,
+    robot: RobotBinding | None,
+) -> ModelConfig:
+    if not config.action_horizon <= config.prediction_horizon:
+        raise InputError(
+            f"training: expected an action horizon of at most the prediction horizon, got "
+            f"{config.action_horizon} and {config.prediction_horizon}"
+        )
+    if config.kind == "streaming" and config.prediction_horizon % config.action_horizon:
+        raise InputError(
+            "training: expected a prediction horizon that is a multiple of the action horizon for "
+            f"a streaming model, got {config.prediction_horizon} and {config.action_horizon}"
+        )
+    spec = ChunkSpec(
+        name=config.name,
+        state_names=tuple(demonstrations.state_names),
+        action_names=tuple(demonstrations.action_names),
+        cameras=tuple(
+            CameraSpec(name=name, height=rows[0].shape[1], width=rows[0].shape[2])
+            for name, rows in demonstrations.images.items()
+        ),
+        observation_horizon=config.observation_horizon,
+        prediction_horizon=config.prediction_horizon,
+        action_horizon=config.action_horizon,
+        rate_hz=demonstrations.rate_hz,
+    )
+    return ModelConfig(
+        spec=spec,
+        kind=config.kind,
+        network=config.network,
+        sampler=make_sampler(config.kind),
+        diffusion_steps=config.diffusion_steps,
+        state=windows.state_normaliser,
+        action=windows.action_normaliser,
+        first_action=tuple(windows.first_action.tolist()),
+        robot=robot,
+        provenance={
+            "dataset_sha256": windows.sha256,
+            "samples": f"{len(windows)}",
+            "steps": f"{config.steps}",
+            "batch": f"{config.batch}",
+            "learning_rate": f"{config.learning_rate:g}",
+            "seed": f"{config.seed}",
+            "torch": torch.__version__,
+        },
+    )
+
+
+def _run(
+    progress: Progress,
+    windows: Windows,
+    config: TrainConfig,
+    state_dir: Path | None,
+    log: Log | None,
+) -> float:
+    """The optimiser steps that are left; returns the mean loss over the last tenth."""
+    from tqdm import trange
+
+    process = make_process(
+        config.kind,
+        diffusion_steps=config.diffusion_steps,
+        prediction_horizon=config.prediction_horizon,
+        action_horizon=config.action_horizon,
+    )
+    bar = trange(
+        progress.step,
+        config.steps,
+        initial=progress.step,
+        total=config.steps,
+        disable=None,
+        desc=f"training {config.kind}",
+        leave=False,
+    )
+    try:
+        for step in bar:
+            # A generator for each step: what is drawn does not depend on where training resumed.
+            rng = np.random.default_rng([config.seed, step])
+            batch = windows.batch(rng.integers(len(windows), size=config.batch))
+            rate = config.learning_rate * _schedule(step, config.steps)
+            loss = progress.update(objective(progress.network, process, batch, rng), rate)
+            if log is not None and step % 100 == 0:
+                log(step, {"loss": float(loss), "learning_rate": rate})
+            if state_dir is not None and progress.step % config.save_every == 0:
+                progress.save(state_dir)
+    except KeyboardInterrupt:
+        if state_dir is not None:
+            progress.save(state_dir)
+        raise
+    return progress.recent_loss(config.steps)
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm = max(round(_WARMUP * steps), 1)
+    return min((step + 1) / warm, 1.0) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+def objective(
+    network: ChunkNetwork, process: Process, batch: Batch, rng: np.random.Generator
+) -> Tensor:
+    """Mean squared error of the network's answers to noisy plans, and of its expected error.
+
+    Args:
+        network: the network; its device is used.
+        process: how plans become noisy.
+        batch: samples.
+        rng: draws levels and noise.
+    """
+    level = process.draw(rng, len(batch.action))
+    at = process.coefficients(level)
+    noise = rng.standard_normal(batch.action.shape, dtype=np.float32)
+    device = next(network.parameters()).device
+
+    def tensor(x: np.ndarray) -> Tensor:
+        x = x.astype(np.float32)
+        return torch.from_numpy(x).to(device)
+
+    def factor(x: np.ndarray) -> Tensor:
+        out = tensor(x)
+        return out[:, None, None] if x.ndim == 1 else out[..., None]
+
+    clean, eps = tensor(batch.action), tensor(noise)
+    noisy = factor(at.scale * at.alpha) * clean + factor(at.scale * at.sigma) * eps
+    target = factor(at.clean) * clean + factor(at.noise) * eps
+    images = [torch.from_numpy(image).to(device) for image in batch.images]
+    condition = network.encode(tensor(batch.state), images)
+    output, log_variance = network.denoise(noisy, tensor(at.time), condition)
+    error = ((output - target) ** 2).mean(dim=(1, 2))
+    loss = error.mean()
+    if network.has_spread:
+        # The head sees features that it does not train, so the two terms do not compete.
+        expected = error.detach() * torch.exp(-log_variance) + log_variance
+        loss = loss + 0.5 * (expected.mean() - expected.mean().detach())
+    return loss
