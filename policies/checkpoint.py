@@ -28,6 +28,7 @@ from policies.diffusion.backend import (
     OnnxBackend,
     TorchBackend,
 )
+from policies.diffusion.chunk_policy import ChunkPolicy, describe
 from policies.diffusion.config import ModelConfig, make_sampler
 from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
@@ -218,16 +219,15 @@ def load_chunk_model(
         InputError: the checkpoint is not there, malformed or altered, its networks do not fit its
             description or are not finite, or the sampler is not one for it.
     """
-    checkpoint = read_chunk_checkpoint(path)
+    choice = {"name": sampler, "steps": steps, "tolerance": tolerance, "primer": primer}
+    return _build_chunk_model(read_chunk_checkpoint(path), choice, backend)
+
+
+def _build_chunk_model(
+    checkpoint: ChunkCheckpoint, choice: Mapping[str, Any], backend: str = "onnx"
+) -> GenerativeModel:
     config, what = checkpoint.config, f"checkpoint {checkpoint.config.spec.name!r}"
-    chosen = make_sampler(
-        config.kind,
-        name=sampler,
-        steps=steps,
-        tolerance=tolerance,
-        primer=primer,
-        base=config.sampler,
-    )
+    chosen = make_sampler(config.kind, base=config.sampler, **choice)
     content = checkpoint.content
     if backend == "torch":
         return GenerativeModel(config, TorchBackend(config, checkpoint.weights(), what), chosen)
@@ -270,6 +270,9 @@ def load_policy(path: Path, robot: RobotSpec) -> Policy:
         InputError: the checkpoint is not there, malformed, altered, for another robot, or its
             network does not fit its description or is not finite.
     """
+    if is_chunk_model(_read_config(Path(path))[0]):
+        chunks = read_chunk_checkpoint(path)
+        return ChunkPolicy(_build_chunk_model(chunks, {}), robot, chunks.sha256)
     checkpoint = read_checkpoint(path)
     return OnnxActor(checkpoint.config, robot, checkpoint.model, checkpoint.sha256)
 
@@ -345,6 +348,9 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         InputError: as :func:`load_policy`.
     """
+    if is_chunk_model(_read_config(Path(path))[0]):
+        chunks = read_chunk_checkpoint(path)
+        return describe(_build_chunk_model(chunks, {}), chunks.sha256, chunks.files)
     checkpoint = read_checkpoint(path)
     config = checkpoint.config
     actor = OnnxActor(config, get_robot(config.robot), checkpoint.model, checkpoint.sha256)
@@ -353,6 +359,7 @@ def inspect(path: Path) -> dict[str, Any]:
     return {
         "name": config.name,
         "kind": described["kind"],
+        "type": "actor",
         "robot": config.robot,
         "robot_fingerprint": config.robot_fingerprint,
         "rate_hz": config.rate_hz,

@@ -51,11 +51,12 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(jsonlib.dumps(info, indent=1) + "\n", encoding="utf-8")
-    for label, text in _summary(info):
+    summary = _actor_summary if info["type"] == "actor" else _chunk_summary
+    for label, text in summary(info):
         print(f"{label:<13}{text}")
 
 
-def _summary(info: dict[str, Any]) -> list[tuple[str, str]]:
+def _actor_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
     action, duration = info["action"], info["duration_s"]
     terms = [
         f"{entry['term']} x{entry.get('history', 1)}"
@@ -76,6 +77,28 @@ def _summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("commands", f"{len(action['joints'])} joints: " + ", ".join(action["joints"])),
         ("holds", ", ".join(info["held_joints"]) or "no joint"),
+        ("sha256", info["sha256"]),
+    ]
+
+
+def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
+    spec, sampler, network = info["spec"], info["sampler"], info["network"]
+    robot = f"{info['robot']}, fingerprint {info['robot_fingerprint']}" if info["robot"] else "none"
+    cameras = [f"{c['name']} {c['width']} x {c['height']}" for c in spec["cameras"]]
+    return [
+        ("policy", f"{info['name']} ({info['kind']})"),
+        ("robot", robot),
+        ("rate", f"{info['rate_hz']:g} Hz"),
+        ("network", f"{network['type']}, width {network['width']}, depth {network['depth']}"),
+        ("sampler", f"{sampler['name']}, {sampler['steps']} steps"),
+        ("samplers", ", ".join(info["samplers"])),
+        ("observation", f"{spec['observation_horizon']} x {', '.join(spec['state_names'])}"),
+        ("cameras", ", ".join(cameras) or "none"),
+        (
+            "plan",
+            f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
+            f"{', '.join(spec['action_names'])}",
+        ),
         ("sha256", info["sha256"]),
     ]
 

@@ -67,7 +67,7 @@ class OnnxActor:
 
     def __init__(self, config: ActorConfig, robot: RobotSpec, model: bytes, sha256: str) -> None:
         what = f"checkpoint {config.name!r}"
-        _check_robot(config, robot, what)
+        check_robot(config.robot, config.robot_fingerprint, robot, what)
         self.config = config
         action = config.action
         self._action = action
@@ -94,7 +94,7 @@ class OnnxActor:
                 f"{n} joints), got {self._network.output_size}; correct 'action' or the network"
             )
         self._default = robot.default_rad[self._joints]
-        self._decode = _Velocity(action, robot, self._joints) if _is_velocity(action) else None
+        self._decode = VelocityPlan(action, robot, self._joints) if _is_velocity(action) else None
         self._dt_ns = action.dt_s * NS
         self._plan = np.zeros((horizon, n))
         self._plan_vel = np.zeros((horizon, n))
@@ -193,8 +193,14 @@ class OnnxActor:
             self._plan_vel /= action.dt_s
 
 
-class _Velocity:
-    """Integrates planned command velocities into a stream within the robot's limits."""
+class VelocityPlan:
+    """Integrates planned command velocities into a stream within the robot's limits.
+
+    Args:
+        action: time step, limits and lead.
+        robot: the robot.
+        joints: commanded joints in the robot's order, (joints,).
+    """
 
     def __init__(self, action: ActionConfig, robot: RobotSpec, joints: NDArray[np.intp]) -> None:
         self._dt_s = action.dt_s
@@ -240,15 +246,26 @@ def _is_velocity(action: ActionConfig) -> bool:
     return action.type == "command_velocity"
 
 
-def _check_robot(config: ActorConfig, robot: RobotSpec, what: str) -> None:
-    if config.robot != robot.name:
+def check_robot(name: str, fingerprint: str, robot: RobotSpec, what: str) -> None:
+    """Check that a policy was made for a robot as it is.
+
+    Args:
+        name: robot that the policy was made for.
+        fingerprint: of that robot.
+        robot: the robot that it shall run on.
+        what: name of the checkpoint in error texts.
+
+    Raises:
+        InputError: it was made for another.
+    """
+    if name != robot.name:
         raise InputError(
-            f"{what}: expected the robot {config.robot}, for which it was made, got {robot.name}; "
-            f"use --robot {config.robot} or another checkpoint"
+            f"{what}: expected the robot {name}, for which it was made, got {robot.name}; "
+            f"use --robot {name} or another checkpoint"
         )
-    if config.robot_fingerprint != robot.fingerprint:
+    if fingerprint != robot.fingerprint:
         raise InputError(
-            f"{what}: expected robot {robot.name} with fingerprint {config.robot_fingerprint}, got "
+            f"{what}: expected robot {robot.name} with fingerprint {fingerprint}, got "
             f"{robot.fingerprint}; joints, default pose or gains changed since it was made: "
             "make or import it again"
         )

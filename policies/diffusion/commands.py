@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from policies.checkpoint import check_writable, read_chunk_checkpoint, save_chunk_model
 from policies.datasets.demonstrations import load_demonstrations
 from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
@@ -69,7 +71,10 @@ def train_command(
         )
     demonstrations = load_demonstrations(dataset)
     robot = get_robot(options.robot) if options.robot else None
-    binding = bind_robot(demonstrations, robot) if robot else None
+    binding = None
+    if robot is not None:
+        first = np.mean([rows[0] for rows in demonstrations.state], axis=0)
+        binding = bind_robot(demonstrations.state_names, demonstrations.action_names, first, robot)
     initial = None
     if options.init is not None:
         checkpoint = read_chunk_checkpoint(options.init)
