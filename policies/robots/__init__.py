@@ -3,9 +3,10 @@
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots.g1 import G1
+from policies.robots.go2 import GO2
 from policies.robots.panda import PANDA
 
-ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (G1, PANDA)}
+ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (G1, GO2, PANDA)}
 
 
 def get_robot(name: str) -> RobotSpec:

@@ -164,10 +164,11 @@ class VirtualRobot:
 
     @property
     def fell(self) -> bool:
-        """True once a legged robot's base was below 0.4 m or tilted by 45 degrees."""
-        return self.min_base_height_m < FALL_HEIGHT_M * self.robot.floating_base or (
-            self.max_tilt_rad > FALL_TILT_RAD
-        )
+        """True once a legged robot's base was below half its height or tilted by 45 degrees."""
+        if not self.robot.floating_base:
+            return False
+        lowest = min(FALL_HEIGHT_M, 0.5 * self.robot.base_height_m)
+        return self.min_base_height_m < lowest or self.max_tilt_rad > FALL_TILT_RAD
 
     def read(self) -> Sensors:
         """Read all sensors, with the faults that are on."""
