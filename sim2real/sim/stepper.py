@@ -13,7 +13,7 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.gaps import Gap
-from sim2real.sim.model import build_model
+from sim2real.sim.model import JointParameters, build_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,10 @@ class Stepper:
         self.layout = Layout(robot, self.model)
         self.decimation = decimation(robot, rate_hz or robot.control_rate_hz)
         self.delay_steps = round(self.gap.delay_s / robot.physics_dt_s)
+        nominal, actual = JointParameters.of(robot, Gap()), JointParameters.of(robot, self.gap)
+        self._kp_share = actual.kp_nm_rad / nominal.kp_nm_rad
+        self._kd_share = actual.kd_nm_s_rad / nominal.kd_nm_s_rad
+        self._offset_rad = actual.offset_rad
         self._queue: deque[Float] = deque()
         self._neutral = self._neutral_qpos()
         self.reset(default_state(robot))
@@ -176,6 +180,22 @@ class Stepper:
         if self.robot.gripper:
             half = float(np.clip(width_m, 0.0, self.robot.gripper.max_width_m)) / 2.0
             self.data.ctrl[self.layout.fingers] = half
+
+    def set_motors(self, kp_nm_rad: Float, kd_nm_s_rad: Float, feedforward_nm: Float) -> None:
+        """Change the joint PD loops, for a robot whose commands carry gains; the gap stays.
+
+        torque = kp (target - q) - kd qdot + feedforward, clipped at the motors' limits.
+
+        Args:
+            kp_nm_rad: position gains, (n,).
+            kd_nm_s_rad: velocity gains, (n,).
+            feedforward_nm: torque, (n,), Nm; kd times a commanded speed belongs here too.
+        """
+        index, kp = self.layout.ctrl, kp_nm_rad * self._kp_share
+        self.model.actuator_gainprm[index, 0] = kp
+        self.model.actuator_biasprm[index, 0] = kp * self._offset_rad + feedforward_nm
+        self.model.actuator_biasprm[index, 1] = -kp
+        self.model.actuator_biasprm[index, 2] = -kd_nm_s_rad * self._kd_share
 
     def step(self, target_rad: Float, *, damp: bool = False) -> None:
         """Run one control tick.
