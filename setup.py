@@ -10,7 +10,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROS_PACKAGES = ("realign_bringup", "realign_mujoco_driver", "realign_policy", "realign_recorder")
+ROS_PACKAGES = (
+    "realign_bringup",
+    "realign_mujoco_driver",
+    "realign_policy",
+    "realign_recorder",
+    "realign_unitree_driver",
+)
 
 EXTRAS = {
     "sim": ["mujoco==3.11.*", "example-robot-data>=6.0"],
@@ -30,6 +36,8 @@ EXTRAS = {
     "train": ["torch==2.13.0"],
     # OpenCV 5 has no calibrateHandEye.
     "calibration": ["pin>=4.0", "opencv-contrib-python-headless<5"],
+    # CycloneDDS as a wheel; 0.10 (the robot's own version) has none, but talks to this one.
+    "unitree": ["cyclonedds==11.0.*"],
     "serial": ["pyserial>=3.5"],
     # No "isaac" extra: Isaac Gym is not on PyPI and needs a Python 3.8 of its own.
     "dev": [

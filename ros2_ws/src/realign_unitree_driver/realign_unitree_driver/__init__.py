@@ -1,0 +1,1 @@
+"""Unitree robots over DDS: driver node, wire process, emulator of the robot's side."""

@@ -1,0 +1,210 @@
+"""The robot's side of Unitree's low-level interface, around the virtual robot.
+
+LowState at 500 Hz, LowCmd with its checksum, motor limits, wireless remote, motion switcher:
+
+    python -m realign_unitree_driver.emulator --robot g1 --domain 42
+
+It serves any DDS peer on the loopback, ours or another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.checkpoint import load_policy
+from policies.errors import InputError
+from policies.robots import get_robot
+from policies.runtime.latency import Percentiles
+from policies.runtime.scheduling import prefer_realtime
+from realign_unitree_driver.bench import RATE_HZ, Bench, parse_faults
+from realign_unitree_driver.dds import (
+    LOOPBACK,
+    LOW_CMD,
+    LOW_STATE,
+    Participant,
+    RawReader,
+    RawWriter,
+)
+from realign_unitree_driver.switcher import SwitcherServer
+
+PERIOD_NS = 1_000_000_000 // RATE_HZ
+# What the motors were told in a tick, for the trace.
+NOTHING, FOLLOW, DAMPING = range(3)
+
+
+class Emulator:
+    """A :class:`Bench` on DDS, stepped on an absolute grid.
+
+    Args:
+        bench: the robot.
+        network: interface name or own address.
+        domain: DDS domain.
+        stock_controller: controller that holds the motors until the motion switcher releases it;
+            empty for none.
+        keep_trace: remember what each tick brought.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        network: str = LOOPBACK,
+        domain: int = 0,
+        stock_controller: str = "ai",
+        keep_trace: bool = False,
+    ) -> None:
+        self.bench = bench
+        participant = Participant(network, domain)
+        self.writer = RawWriter(participant, LOW_STATE, bench.wiring.low_state)
+        self.reader = RawReader(participant, LOW_CMD, bench.wiring.low_cmd)
+        self.switcher = SwitcherServer(participant, stock_controller)
+        self.commands = 0
+        self.commands_too_early = 0
+        self.gap_ms = Percentiles(65536)
+        self.longest_gap_ms = 0.0
+        self.physics_s = 0.0
+        self.running = True
+        self.trace: list[tuple[int, int, float, float]] | None = [] if keep_trace else None
+        self._last_command_ns: int | None = None
+        self._last_target = bench.target_rad
+
+    def stop(self, *_: Any) -> None:
+        """End the loop; also a signal handler."""
+        self.running = False
+
+    def run(self) -> None:
+        """Step until told to stop."""
+        deadline = time.monotonic_ns()
+        while self.running:
+            now = time.monotonic_ns()
+            fresh = self._read(now)
+            start = time.perf_counter()
+            self.bench.step()
+            self.physics_s += time.perf_counter() - start
+            if self.trace is not None:
+                self._remember(now, fresh)
+            state = self.bench.read()
+            if state is not None:
+                self.writer.write(state)
+            if self.bench.ticks % 10 == 0:
+                self.switcher.serve()
+            deadline = max(deadline + PERIOD_NS, now - 50 * PERIOD_NS)
+            delay = deadline - time.monotonic_ns()
+            if delay > 0:
+                time.sleep(delay / 1e9)
+
+    def _read(self, now: int) -> bool:
+        fresh = False
+        for message in self.reader.take():
+            if self.switcher.active:
+                self.commands_too_early += 1
+                continue
+            self.commands += 1
+            fresh = self.bench.on_command(message) or fresh
+        if fresh:
+            if self._last_command_ns is not None and self.bench.is_following:
+                gap_ms = (now - self._last_command_ns) / 1e6
+                self.gap_ms.add(gap_ms)
+                self.longest_gap_ms = max(self.longest_gap_ms, gap_ms)
+            self._last_command_ns = now
+        return fresh
+
+    def _remember(self, now: int, fresh: bool) -> None:
+        assert self.trace is not None
+        kind = NOTHING
+        if fresh:
+            kind = FOLLOW if self.bench.is_following else DAMPING
+        target = self.bench.target_rad
+        moved = float(np.abs(target - self._last_target).max())
+        self._last_target = target
+        self.trace.append((now, kind, moved, float(self.bench.sim.stepper.data.qpos[2])))
+
+    def summary(self) -> dict[str, Any]:
+        """What the robot saw."""
+        bench = self.bench
+        return {
+            "ticks": bench.ticks,
+            "moved_s": bench.moved_s,
+            "fell": bench.fell,
+            "min_base_height_m": bench.min_base_height_m,
+            "max_tilt_rad": bench.max_tilt_rad,
+            "commands": self.commands,
+            "commands_too_early": self.commands_too_early,
+            "damaged": self.reader.damaged,
+            "refused": bench.refused,
+            "command_gap_ms": {**self.gap_ms.summary(), "max": self.longest_gap_ms},
+            "mujoco_s": self.physics_s,
+        }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="emulator", description=__doc__)
+    add = parser.add_argument
+    add("--robot", required=True, help="g1 or go2")
+    add("--network", default=LOOPBACK, help="interface or own address")
+    add("--domain", type=int, default=0, help="DDS domain")
+    add("--policy", type=Path, default=None, help="checkpoint whose start pose to hang in")
+    add("--gap", default="none", help="dynamics gap")
+    add("--seed", type=int, default=0, help="seed of the start pose")
+    add("--faults", default="", help="e.g. silent@2:0.05,keys=L2+B@3")
+    add("--mode-machine", type=int, default=None, help="robot type to report")
+    add("--motor-timeout-s", type=float, default=None, help="silence after which motors damp")
+    add("--stock-controller", default="ai", help="controller that holds the motors; '' for none")
+    add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
+    add("--summary", type=Path, default=None, help="JSON file to write at the end")
+    add("--trace", type=Path, default=None, help="npz file with what each tick brought")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Play the robot until SIGINT or SIGTERM."""
+    given = _arguments()
+    try:
+        robot = get_robot(given.robot)
+        spec = load_policy(given.policy, robot).spec if given.policy else None
+        bench = Bench(
+            robot,
+            gap=given.gap,
+            seed=given.seed,
+            start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
+            mode_machine=given.mode_machine,
+            motor_timeout_s=given.motor_timeout_s,
+            faults=parse_faults(given.faults),
+        )
+        emulator = Emulator(
+            bench,
+            network=given.network,
+            domain=given.domain,
+            stock_controller=given.stock_controller,
+            keep_trace=given.trace is not None,
+        )
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    signal.signal(signal.SIGINT, emulator.stop)
+    signal.signal(signal.SIGTERM, emulator.stop)
+    prefer_realtime(given.realtime_priority)
+    emulator.run()
+    if given.summary is not None:
+        given.summary.write_text(json.dumps(emulator.summary()))
+    if given.trace is not None:
+        t_ns, kind, moved, height = zip(*(emulator.trace or [(0, 0, 0.0, 0.0)]), strict=True)
+        np.savez(
+            given.trace,
+            t_ns=np.array(t_ns),
+            kind=np.array(kind),
+            moved_rad=np.array(moved),
+            base_height_m=np.array(height),
+        )
+
+
+if __name__ == "__main__":
+    main()
