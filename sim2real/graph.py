@@ -41,15 +41,22 @@ class Graph:
     processes: list[Process] = field(default_factory=list)
 
     def start(self, name: str, module: str, parameters: dict[str, Any]) -> Process:
-        """Start ``python -m module`` with ROS parameters; output goes to a log file."""
+        """Start the node ``python -m module`` with ROS parameters; output goes to a log file."""
         params = self.folder / f"{name}.yaml"
         params.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        arguments = ["--ros-args", "--params-file", str(params)]
+        return self.start_program(name, module, arguments, piped=bool(parameters.get("progress")))
+
+    def start_program(
+        self, name: str, module: str, arguments: list[str], *, piped: bool = False
+    ) -> Process:
+        """Start ``python -m module arguments``; output goes to a log file, or stdout to a pipe."""
         log = self.folder / f"{name}.log"
         with log.open("w") as sink:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module, "--ros-args", "--params-file", str(params)],
+                [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if parameters.get("progress") else sink,
+                stdout=subprocess.PIPE if piped else sink,
                 stderr=sink,
                 text=True,
                 env=ros_environment(self.domain_id),
@@ -133,6 +140,8 @@ def watch(graph: Graph, *, progress: bool, description: str) -> None:
     try:
         while driver.popen.poll() is None:
             dead = graph.dead()
+            if dead is not None and dead.popen.returncode == 2:
+                raise InputError(last_words(dead).removeprefix("realign: "))
             if dead is not None:
                 raise FaultError(f"the {dead.name} process ended early: {last_words(dead)}")
             if time.monotonic() - heard[0] > STANDSTILL_S:
@@ -143,6 +152,8 @@ def watch(graph: Graph, *, progress: bool, description: str) -> None:
         graph.stop()
         reader.join(timeout=1.0)
         bar.close()
+    if driver.popen.returncode == 2:
+        raise InputError(last_words(driver).removeprefix("realign: "))
     if driver.popen.returncode != 0:
         raise FaultError(f"the driver failed: {last_words(driver)}")
 

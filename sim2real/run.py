@@ -17,6 +17,7 @@ from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 from sim2real.results import check_new, write_json
+from sim2real.run_unitree import check_unitree, start_unitree
 
 Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
 
@@ -28,14 +29,16 @@ class RunConfig:
     Attributes:
         robot: robot name.
         policy: checkpoint directory.
-        driver: what plays the robot.
+        driver: what plays the robot: the simulator, or a Unitree robot over DDS.
+        network: interface or own address that leads to a Unitree robot; empty for an emulated one.
+        dds_domain: DDS domain of a real Unitree robot (not of ROS).
         engine: simulator of the virtual robot, see :mod:`sim2real.sim.remote`.
         lockstep: the simulator waits for the command that answers its stamp.
         duration_s: length, s; default: the policy's motion, or all goals.
         record: bag directory to write, or None.
         seed: seed of the start pose, goals and policy.
         gap: dynamics gap of the virtual robot.
-        faults: sensor faults of the virtual robot, e.g. ``nan_state@1.0:0.2``.
+        faults: faults of the virtual robot, e.g. ``nan_state@1.0:0.2``.
         goals: number of goals for a goal-conditioned policy.
         goal_period_s: time for each goal, s.
         domain_id: ROS domain; None for a private one.
@@ -43,7 +46,9 @@ class RunConfig:
 
     robot: str
     policy: Path
-    driver: Literal["mujoco"] = "mujoco"
+    driver: Literal["mujoco", "unitree"] = "mujoco"
+    network: str = ""
+    dds_domain: int = 0
     engine: Engine = "mujoco"
     lockstep: bool = False
     duration_s: float | None = None
@@ -79,7 +84,16 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     gap = make_gap(robot, config.gap)
     if config.engine != "mujoco":  # what is wrong with it is said before any node starts
         open_robot(config.engine, robot, gap).close()
-    parse_faults(config.faults)
+    if config.driver == "mujoco":
+        parse_faults(config.faults)
+    else:
+        check_unitree(
+            network=config.network,
+            lockstep=config.lockstep,
+            engine=config.engine,
+            gap=config.gap,
+            faults=config.faults,
+        )
     if config.duration_s is not None and config.duration_s <= 0:
         raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
     if config.record is not None and config.record.exists():
@@ -108,7 +122,8 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
     if config.record:
         provenance = json_module.dumps(_provenance(config, spec))
         topics = ["joint_states", "action_chunk", "joint_command", "episode"]
-        topics += ["imu", "odom"] * get_robot(config.robot).floating_base
+        if get_robot(config.robot).floating_base:  # a real one does not know where it is
+            topics += ["imu"] + ["odom"] * (config.driver == "mujoco")
         parameters = {
             "out": str(config.record.resolve()),
             "provenance": provenance,
@@ -116,19 +131,9 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         }
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}
-    driver = {
-        "engine": config.engine,
-        "gap": config.gap,
-        "faults": config.faults,
-        "goals": config.goals if "goal" in spec.needs else 0,
-        "goal_period_s": float(config.goal_period_s),
-        "duration_s": float(config.duration_s or 0.0),
-        "wait_for": ",".join(["guard", "policy"] + ["recorder"] * bool(config.record)),
-        "progress": True,
-        "summary_path": summary("driver"),
-    }
     guard = {
-        "auto_arm": True,
+        # Somebody must stand beside a real robot and say when: key A of the remote, or ~/arm.
+        "auto_arm": not config.network,
         "policy_rate_hz": float(spec.rate_hz),
         "summary_path": summary("guard"),
     }
@@ -138,9 +143,38 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         "summary_path": summary("policy"),
     }
     graph.start("policy", "realign_policy.policy_node", common | policy | answers | priority(20))
-    graph.start(
-        "driver", "realign_mujoco_driver.driver_node", common | policy | driver | priority(21)
-    )
+    driver = {
+        "duration_s": float(config.duration_s or 0.0),
+        "wait_for": ",".join(["guard", "policy"] + ["recorder"] * bool(config.record)),
+        "progress": True,
+        "summary_path": summary("driver"),
+        **priority(21),
+    }
+    _start_driver(graph, config, spec, common | policy | driver)
+
+
+def _start_driver(
+    graph: Graph, config: RunConfig, spec: PolicySpec, driver: dict[str, Any]
+) -> None:
+    if config.driver == "unitree":
+        start_unitree(
+            graph,
+            robot=config.robot,
+            policy=config.policy,
+            network=config.network,
+            dds_domain=config.dds_domain,
+            emulator={"gap": config.gap, "faults": config.faults, "seed": config.seed},
+            driver={key: v for key, v in driver.items() if key not in ("lockstep", "seed")},
+        )
+        return
+    simulated = {
+        "engine": config.engine,
+        "gap": config.gap,
+        "faults": config.faults,
+        "goals": config.goals if "goal" in spec.needs else 0,
+        "goal_period_s": float(config.goal_period_s),
+    }
+    graph.start("driver", "realign_mujoco_driver.driver_node", driver | simulated)
 
 
 def _read_summaries(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -158,6 +192,7 @@ def _result(
     config: RunConfig, spec: PolicySpec, parts: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     driver, guard, policy = parts["driver"], parts["guard"], parts["policy"]
+    driver |= parts.get("emulator", {})  # which knows more of the robot than its driver can
     # What the guard did after the robot had finished and gone is the end of the run, not a fault.
     edges = [edge for edge in guard["transitions"] if edge[0] < driver["end_stamp_ns"]]
     stops = [edge for edge in edges if edge[2] in ("hold", "damp")]
@@ -177,6 +212,7 @@ def _result(
         "max_tilt_rad": driver["max_tilt_rad"],
         "latency_ms": guard["latency_ms"],
         "guard": {"refused": guard["refused"], "clamped": guard["clamped"], "state": state},
+        "driver_stops": driver.get("stops", []),
         "bag": str(config.record) if config.record else None,
         "refused_by_reason": guard["refused_by_reason"],
         "stopped_by": stops[-1][3] if stops else None,
@@ -217,7 +253,9 @@ def _git_commit() -> str:
 def run_command(
     robot: str,
     policy: Path,
-    driver: Literal["mujoco"] = "mujoco",
+    driver: Literal["mujoco", "unitree"] = "mujoco",
+    network: str = "",
+    dds_domain: int = 0,
     engine: Engine = "mujoco",
     lockstep: bool = False,
     duration_s: float | None = None,
@@ -236,7 +274,10 @@ def run_command(
     Args:
         robot: robot name, e.g. g1 or panda.
         policy: checkpoint directory.
-        driver: what plays the robot.
+        driver: what plays the robot: the simulator, or a Unitree robot over DDS.
+        network: interface or own address that leads to a Unitree robot, e.g. eth0; default: an
+            emulated robot on the loopback.
+        dds_domain: DDS domain of a real Unitree robot.
         engine: simulator of the virtual robot; all but mujoco run in an interpreter of their own,
             e.g. the one that REALIGN_SAPIEN_PYTHON names.
         lockstep: the simulator waits for each command; reproducible for a seed.
@@ -244,7 +285,8 @@ def run_command(
         record: bag directory to write.
         seed: seed of start pose, goals and policy.
         gap: dynamics gap of the virtual robot, e.g. payload, sticky, latency, hidden:7.
-        faults: sensor faults of the virtual robot, e.g. nan_state@1.0:0.2 (start:duration, s).
+        faults: faults of the virtual robot, e.g. nan_state@1.0:0.2 (start:duration, s), or for an
+            emulated Unitree robot silent@2:0.05,keys=L2+B@3.
         goals: number of goals for a goal-conditioned policy.
         goal_period_s: time for each goal in s.
         domain_id: ROS domain; default: a private one.
@@ -256,6 +298,8 @@ def run_command(
         robot=robot,
         policy=policy,
         driver=driver,
+        network=network,
+        dds_domain=dds_domain,
         engine=engine,
         lockstep=lockstep,
         duration_s=duration_s,
