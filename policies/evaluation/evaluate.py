@@ -62,7 +62,9 @@ class Evaluation:
         """Figures of it, JSON-ready. Times are in ms."""
         count = len(self.runs)
         smooth = np.array(self.environment.smooth)
-        jumps = [largest_jump(run.actions[:, smooth]) for run in self.runs]
+        # That it starts to move at all is no jump of the policy's.
+        moving = [run.actions[run.waited :, smooth] for run in self.runs]
+        jumps = [largest_jump(actions) for actions in moving]
         out: dict[str, Any] = {
             "task": self.environment.name,
             "episodes": count,
@@ -73,7 +75,7 @@ class Evaluation:
             "steps_mean": float(np.mean([len(run.actions) for run in self.runs])),
             "largest_jump": max(jumps),
             "largest_jump_median": float(np.median(jumps)),
-            "jerk_median": float(np.median([jerk(run.actions[:, smooth]) for run in self.runs])),
+            "jerk_median": float(np.median([jerk(actions) for actions in moving])),
         }
         if self.answers:
             out |= timing(self.answers)

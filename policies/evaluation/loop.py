@@ -65,6 +65,7 @@ class Run:
         failure: it ended early without success (a collision, a fall).
         actions: what was sent, (T, A), in the order of the environment.
         states: state before each action, (T, D), in the order of the environment.
+        waited: steps before the first answer came, in which the robot stood still.
     """
 
     seed: int
@@ -72,6 +73,7 @@ class Run:
     failure: bool
     actions: Float
     states: Float
+    waited: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,7 @@ class _Batch:
         self.failure = [False] * len(seeds)
         self.actions: list[list[Float]] = [[] for _ in seeds]
         self.states: list[list[Float]] = [[] for _ in seeds]
+        self.waited: int | None = None
         self.calls: list[tuple[int, float, int]] = []  # step, seconds, network calls
         model.reset(seeds[0], batch=len(seeds))
 
@@ -181,6 +184,7 @@ class _Batch:
                 failure=self.failure[row],
                 actions=np.array(self.actions[row]),
                 states=np.array(self.states[row]),
+                waited=min(step if self.waited is None else self.waited, len(self.actions[row])),
             )
             for row, seed in enumerate(self.seeds)
         ]
@@ -205,7 +209,8 @@ class _Batch:
 
     def _deliver(self, step: int) -> None:
         for request, actions in self.delay.due(step):
-            self.executor.reply(request, actions, step)
+            if self.executor.reply(request, actions, step) and self.waited is None:
+                self.waited = step
 
     def _act(self, step: int) -> None:
         # Before the first answer there is one hold for all.

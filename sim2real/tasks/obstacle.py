@@ -14,14 +14,14 @@ from policies.evaluation.environment import EnvironmentSpec, Outcome, Seen
 from policies.interface import Float
 from policies.runtime.action_queue import Hold
 
-RADIUS_M = 0.35
+RADIUS_M = 0.5
 GOAL_M = (1.0, 0.0)
 START_M = (-1.0, 0.0)
-_START_SPREAD_M = 0.05
+_START_SPREAD_M = 0.02
 _GOAL_RADIUS_M = 0.1
 _SPEED_M_S = 0.6
 _SPEED_LIMIT_M_S = 1.0
-_CLEARANCE_M = 0.25
+_CLEARANCE_M = 0.2
 _LOOKAHEAD_M = 0.12
 
 SPEC = EnvironmentSpec(
@@ -80,9 +80,8 @@ class ObstacleExpert:
     def act(self, seen: Seen) -> Float:
         """Velocity towards a point of the path ahead, (2,), m/s."""
         ahead = seen.state[0] + _LOOKAHEAD_M
-        height = (
-            self._side * (RADIUS_M + _CLEARANCE_M) * np.cos(0.5 * np.pi * np.clip(ahead, -1, 1))
-        )
+        bow = np.cos(0.5 * np.pi * np.clip(ahead, -1.0, 1.0))
+        height = self._side * (RADIUS_M + _CLEARANCE_M) * bow
         towards = np.array([min(ahead, GOAL_M[0]), height]) - seen.state
         return np.asarray(_SPEED_M_S * towards / max(float(np.linalg.norm(towards)), 1e-9))
 

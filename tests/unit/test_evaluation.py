@@ -124,6 +124,7 @@ def test_receding_horizon_holds_while_it_waits(delay):
     np.testing.assert_array_equal(gripper[:delay], -1.0)
     for step in np.flatnonzero(cycle < delay)[delay:]:
         assert gripper[step] == gripper[step - 1]
+    assert [r.waited for r in runs] == [delay, delay]
     assert {a.network_calls for a in answers} == {2}
     assert sum(a.actions for a in answers) == 30
 
@@ -242,6 +243,17 @@ def test_evaluation_counts_and_times():
     assert content["largest_jump"] == 0.0  # the gripper's entry, which moves, is not counted
     assert content["network_calls_per_answer"] == 2.0
     assert run_seeds(3, 6) == range(FIRST_SEED + 30_000, FIRST_SEED + 30_006)
+
+
+def test_the_start_of_the_motion_is_no_jump_but_a_stop_is_one():
+    def figures(executor: str) -> dict:
+        config = EvaluationConfig(episodes=2, timed_episodes=0)
+        execution = ExecutionConfig(executor=executor, delay_steps=2)
+        return evaluate(Labels(), Count, execution=execution, config=config).to_json()
+
+    assert figures("rtc")["largest_jump"] == figures("rtc")["jerk_median"] == 0.0
+    assert figures("receding")["largest_jump"] == 1.0
+    assert figures("receding")["jerk_median"] > 0.0
 
 
 def test_a_seed_gives_the_same_runs_again():
