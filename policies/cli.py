@@ -115,6 +115,7 @@ def policy_train(
     prediction_horizon: int = 16,
     action_horizon: int = 8,
     diffusion_steps: int = 100,
+    prediction: Literal["v", "epsilon"] = "v",
     normalisation: Literal["minmax", "gaussian"] = "minmax",
     steps: int = 5000,
     batch: int = 256,
@@ -146,6 +147,7 @@ def policy_train(
         prediction_horizon: actions in a plan.
         action_horizon: actions of a plan that are carried out before the next.
         diffusion_steps: noise levels of the kind ddpm.
+        prediction: what a network of the kind ddpm answers; few steps are more accurate with v.
         normalisation: of states and actions: to [-1, 1], or to mean 0 and deviation 1.
         steps: optimiser steps.
         batch: samples a step.
@@ -179,6 +181,7 @@ def policy_train(
         prediction_horizon=prediction_horizon,
         action_horizon=action_horizon,
         diffusion_steps=diffusion_steps,
+        prediction=prediction,
         normalisation=normalisation,
         steps=steps,
         batch=batch,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from policies.actor.config import Reader
 from policies.diffusion.interface import CameraSpec, ChunkSpec
 from policies.diffusion.normaliser import Normaliser
+from policies.diffusion.process import Prediction
 from policies.errors import InputError
 
 SCHEMA = 1
@@ -24,6 +25,7 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
 """Kind of model -> the samplers that can run it, the default first."""
 
 NETWORKS = ("resmlp", "unet", "transformer")
+PREDICTIONS = ("v", "epsilon")
 PRIMERS = ("denoise", "zero", "constant")
 _STEPS = {"ddpm": 100, "streaming": 8, "adaptive": 10, "regression": 1}
 _DEFAULT_STEPS = 10
@@ -91,6 +93,7 @@ class ModelConfig:
         network: shape of the network.
         sampler: how it is run unless asked otherwise.
         diffusion_steps: noise levels of a ``ddpm`` model.
+        prediction: what the network of a ``ddpm`` model answers; None for other kinds.
         state, action: normalisation.
         first_action: mean first action of the demonstrations, raw units, (A,).
         robot: robot that it was made for, or None.
@@ -105,6 +108,7 @@ class ModelConfig:
     state: Normaliser
     action: Normaliser
     first_action: tuple[float, ...]
+    prediction: Prediction | None = None
     robot: RobotBinding | None = None
     provenance: dict[str, str] = field(default_factory=dict)
 
@@ -262,6 +266,9 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
         network=_parse_network(reader.value("network"), f"{where}, 'network'"),
         sampler=_parse_sampler(reader.value("sampler"), kind, f"{where}, 'sampler'"),
         diffusion_steps=reader.integer("diffusion_steps", 1, _MAX_STEPS),
+        prediction=cast(Prediction, _choice(reader, "prediction", PREDICTIONS, where))
+        if kind == "ddpm"
+        else None,
         state=_parse_normaliser(reader.value("state"), len(spec.state_names), f"{where}, 'state'"),
         action=_parse_normaliser(reader.value("action"), actions, f"{where}, 'action'"),
         first_action=first,

@@ -66,6 +66,7 @@ class GenerativeModel:
         self.process: Process = make_process(
             config.kind,
             diffusion_steps=config.diffusion_steps,
+            prediction=config.prediction or "v",
             prediction_horizon=config.spec.prediction_horizon,
             action_horizon=config.spec.action_horizon,
         )
@@ -94,6 +95,27 @@ class GenerativeModel:
         Raises:
             InputError: window or prefix do not fit the model.
         """
+        return self.sample_with((), window, executed=executed, prefix=prefix)
+
+    def sample_with(
+        self,
+        others: Sequence[tuple[float, Estimator]],
+        window: Window,
+        *,
+        executed: int = 0,
+        prefix: Prefix | None = None,
+    ) -> Float:
+        """As :meth:`sample`, with estimates that are averaged with those of other models.
+
+        Args:
+            others: weight and estimator of each; the model's own weight is what they leave of 1.
+            window: the last observations.
+            executed: actions that were executed since the last answer.
+            prefix: a plan to continue, or None.
+
+        Raises:
+            InputError: window or prefix do not fit the model.
+        """
         check_window(self.spec_error, window, self)
         if len(window.state) != self._batch:
             raise InputError(
@@ -102,7 +124,7 @@ class GenerativeModel:
             )
         before = self.network_calls
         self.row_calls = np.zeros(self._batch, dtype=np.intp)
-        estimator = self.estimator(self.condition(window), self._bound(prefix))
+        estimator = self.estimator(self.condition(window), self._bound(prefix), others)
         shape = (self._batch, self.spec.prediction_horizon, len(self.spec.action_names))
         if isinstance(self.process, Rolling):
             actions = self._stream(estimator, self.process, shape, executed, prefix)
@@ -123,14 +145,21 @@ class GenerativeModel:
         images = [window.images[camera.name] for camera in self.spec.cameras]
         return self._backend.encode(state, images)
 
-    def estimator(self, condition: Float32, prefix: tuple[Float, Float] | None = None) -> Estimator:
+    def estimator(
+        self,
+        condition: Float32,
+        prefix: tuple[Float, Float] | None = None,
+        others: Sequence[tuple[float, Estimator]] = (),
+    ) -> Estimator:
         """Estimate of clean plans, with guides and prefix, for one condition.
 
         Args:
             condition: from :meth:`condition`, (B, C).
             prefix: normalised actions (B, Tp, A) and weights (Tp, 1) to blend in.
+            others: see :meth:`sample_with`.
         """
         lower, upper = self._bounds
+        own = 1.0 - sum(weight for weight, _ in others)
 
         def estimate(noisy: Float, level: Float, rows: NDArray[np.intp]) -> Estimated:
             at = self.process.coefficients(level)
@@ -140,6 +169,10 @@ class GenerativeModel:
             self.network_calls += 1
             # The mean of what was demonstrated cannot lie outside of it.
             clean = np.clip(at.estimate(output.astype(np.float64), noisy), lower, upper)
+            if others:
+                clean = own * clean
+                for weight, other in others:
+                    clean = clean + weight * other(noisy, level, rows).clean
             clean = self._guided(clean, at.sigma / np.hypot(at.alpha, at.sigma), rows)
             if prefix is not None:
                 actions, weights = prefix

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from policies.interface import Float
+
+Prediction = Literal["v", "epsilon"]
 
 SIGMA_MIN, SIGMA_MAX, _RHO = 0.01, 20.0, 7.0
 _SIGMA_DATA = 0.5
@@ -70,12 +72,19 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class VariancePreserving:
-    """Denoising diffusion (Ho et al. 2020) with the cosine schedule; the network answers noise.
+    """Denoising diffusion (Ho et al. 2020) with the cosine schedule.
 
     A level is the index 0 (almost clean) to ``levels - 1`` (noise).
+
+    Attributes:
+        levels: how many.
+        prediction: what the network answers: ``epsilon``, the noise, whose error counts
+            ``1 / alpha`` times where there is much of it, which is where few steps are taken; or
+            ``v``, alpha noise - sigma actions (Salimans and Ho 2022), whose error never does.
     """
 
     levels: int = 100
+    prediction: Prediction = "v"
 
     @cached_property
     def alpha_bar(self) -> Float:
@@ -88,14 +97,15 @@ class VariancePreserving:
     def coefficients(self, level: Float) -> Coefficients:
         """See :class:`Process`; levels are whole numbers."""
         bar = self.alpha_bar[level.astype(np.intp)]
-        one = np.ones_like(bar)
+        alpha, sigma = np.sqrt(bar), np.sqrt(1.0 - bar)
+        one, noise_only = np.ones_like(bar), self.prediction == "epsilon"
         return Coefficients(
-            alpha=np.sqrt(bar),
-            sigma=np.sqrt(1.0 - bar),
+            alpha=alpha,
+            sigma=sigma,
             scale=one,
             time=level / self.levels,
-            clean=0.0 * one,
-            noise=one,
+            clean=0.0 * one if noise_only else -sigma,
+            noise=one if noise_only else alpha,
         )
 
     def draw(self, rng: np.random.Generator, batch: int) -> Float:
@@ -103,8 +113,11 @@ class VariancePreserving:
         return rng.integers(self.levels, size=batch).astype(np.float64)
 
     def ladder(self, steps: int) -> Float:
-        """Every ``levels // steps``-th level down to 0, as Diffusion Policy uses DDIM."""
-        return (np.arange(steps) * (self.levels // steps))[::-1].astype(np.float64)
+        """Evenly spaced from the last level, which is what pure noise belongs to.
+
+        Starting lower, as is usual, takes noise for a mixture that it is not (Lin et al. 2024).
+        """
+        return np.round(self.levels - np.arange(steps) * self.levels / steps) - 1.0
 
 
 @dataclass(frozen=True)
@@ -227,18 +240,24 @@ class Rolling:
 
 
 def make_process(
-    kind: str, *, diffusion_steps: int, prediction_horizon: int, action_horizon: int
+    kind: str,
+    *,
+    diffusion_steps: int,
+    prediction: Prediction,
+    prediction_horizon: int,
+    action_horizon: int,
 ) -> Process:
     """The process of a kind of model.
 
     Args:
         kind: ``ddpm``, ``edm``, ``flow``, ``streaming`` or ``mlp``.
         diffusion_steps: levels of ``ddpm``.
+        prediction: what a ``ddpm`` network answers.
         prediction_horizon: of the model, for ``streaming``.
         action_horizon: of the model, for ``streaming``.
     """
     if kind == "ddpm":
-        return VariancePreserving(diffusion_steps)
+        return VariancePreserving(diffusion_steps, prediction)
     if kind == "edm":
         return Karras()
     if kind == "flow":

@@ -16,7 +16,7 @@ from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding, 
 from policies.diffusion.interface import CameraSpec, ChunkSpec
 from policies.diffusion.networks import ChunkNetwork, make_network
 from policies.diffusion.normaliser import Normalisation
-from policies.diffusion.process import Process, make_process
+from policies.diffusion.process import Prediction, Process, make_process
 from policies.diffusion.progress import Progress
 from policies.diffusion.windows import Batch, Windows
 from policies.errors import InputError
@@ -39,6 +39,7 @@ class TrainConfig:
         network: shape of the network.
         observation_horizon, prediction_horizon, action_horizon: To, Tp, Ta.
         diffusion_steps: noise levels of a ``ddpm`` model.
+        prediction: what its network answers, see :class:`policies.diffusion.process`.
         normalisation: ``minmax`` or ``gaussian``.
         steps: optimiser steps.
         batch: samples a step.
@@ -58,6 +59,7 @@ class TrainConfig:
     prediction_horizon: int = 16
     action_horizon: int = 8
     diffusion_steps: int = 100
+    prediction: Prediction = "v"
     normalisation: Normalisation = "minmax"
     steps: int = 5000
     batch: int = 256
@@ -188,6 +190,7 @@ def _model_config(
         network=config.network,
         sampler=make_sampler(config.kind),
         diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction if config.kind == "ddpm" else None,
         state=windows.state_normaliser,
         action=windows.action_normaliser,
         first_action=tuple(windows.first_action.tolist()),
@@ -217,6 +220,7 @@ def _run(
     process = make_process(
         config.kind,
         diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
         prediction_horizon=config.prediction_horizon,
         action_horizon=config.action_horizon,
     )
