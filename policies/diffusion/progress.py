@@ -51,6 +51,7 @@ class Progress:
             lr=config.learning_rate,
             betas=_BETAS,
             weight_decay=config.weight_decay,
+            fused=True,  # one loop over all weights: half of the time of a small network's step
         )
         # Gradients of the head that tells the error must not shorten those of the network.
         self._clipped = [
