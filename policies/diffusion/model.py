@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from policies.diffusion.backend import Backend
 from policies.diffusion.config import ModelConfig, SamplerConfig
+from policies.diffusion.guidance import blended, pulled
 from policies.diffusion.interface import Prefix, Window
 from policies.diffusion.process import Process, Rolling, make_process, spread
 from policies.diffusion.samplers import (
@@ -28,18 +29,17 @@ from policies.processors import Float32
 
 
 class Guide(Protocol):
-    """Changes a plan while it emerges from noise (:mod:`policies.diffusion.steering`)."""
+    """Wish about a plan while it emerges from noise (:mod:`policies.diffusion.steering`)."""
 
-    def __call__(self, clean: Float, level: Float, rows: NDArray[np.intp]) -> Float:
-        """Change an estimate.
+    def __call__(self, clean: Float, rows: NDArray[np.intp]) -> Float:
+        """What a plan should rather be.
 
         Args:
             clean: estimate of the clean actions, raw units, (b, Tp, A).
-            level: share of noise in what it was made from, 0 to 1, (b,) or (b, Tp).
             rows: which runs of the batch these are, (b,).
 
         Returns:
-            The estimate to go on with, raw units, (b, Tp, A).
+            The changed estimate, raw units, (b, Tp, A).
         """
 
 
@@ -52,7 +52,7 @@ class GenerativeModel:
         sampler: how it is run; None as the checkpoint says.
 
     Attributes:
-        guides: applied in order to each estimate of the clean actions.
+        guides: wishes about plans, applied in order; with any, each step costs two evaluations.
         row_calls: evaluations that each run of the last answer took, (B,); with ``adaptive``
             steps they differ, and ``network_calls`` counts those of the slowest.
     """
@@ -124,10 +124,15 @@ class GenerativeModel:
             )
         before = self.network_calls
         self.row_calls = np.zeros(self._batch, dtype=np.intp)
-        estimator = self.estimator(self.condition(window), self._bound(prefix), others)
+        estimator = self.estimator(self.condition(window), others)
+        if self.guides:
+            estimator = pulled(estimator, self.process, self._guided)
+        bound = self._bound(prefix)
+        if bound is not None:
+            estimator = blended(estimator, *bound)
         shape = (self._batch, self.spec.prediction_horizon, len(self.spec.action_names))
         if isinstance(self.process, Rolling):
-            actions = self._stream(estimator, self.process, shape, executed, prefix)
+            actions = self._stream(estimator, self.process, shape, executed, bound)
         else:
             actions = self._denoise(estimator, self._rng.standard_normal(shape))
         if self.sampler.name != "adaptive":
@@ -146,16 +151,12 @@ class GenerativeModel:
         return self._backend.encode(state, images)
 
     def estimator(
-        self,
-        condition: Float32,
-        prefix: tuple[Float, Float] | None = None,
-        others: Sequence[tuple[float, Estimator]] = (),
+        self, condition: Float32, others: Sequence[tuple[float, Estimator]] = ()
     ) -> Estimator:
-        """Estimate of clean plans, with guides and prefix, for one condition.
+        """Estimate of clean plans for one condition, without guides and prefix.
 
         Args:
             condition: from :meth:`condition`, (B, C).
-            prefix: normalised actions (B, Tp, A) and weights (Tp, 1) to blend in.
             others: see :meth:`sample_with`.
         """
         lower, upper = self._bounds
@@ -173,21 +174,15 @@ class GenerativeModel:
                 clean = own * clean
                 for weight, other in others:
                     clean = clean + weight * other(noisy, level, rows).clean
-            clean = self._guided(clean, at.sigma / np.hypot(at.alpha, at.sigma), rows)
-            if prefix is not None:
-                actions, weights = prefix
-                clean = clean + weights * (actions[rows] - clean)
             return Estimated(clean, np.exp(0.5 * variance.astype(np.float64)))
 
         return estimate
 
-    def _guided(self, clean: Float, noise: Float, rows: NDArray[np.intp]) -> Float:
-        if not self.guides:
-            return clean
+    def _guided(self, clean: Float, rows: NDArray[np.intp]) -> Float:
         scale, centre = np.array(self.config.action.scale), np.array(self.config.action.centre)
         raw = clean * scale + centre
         for guide in self.guides:
-            raw = guide(raw, noise, rows)
+            raw = guide(raw, rows)
         out: Float = (raw - centre) / scale
         return out
 
@@ -229,7 +224,7 @@ class GenerativeModel:
         process: Rolling,
         shape: tuple[int, int, int],
         executed: int,
-        prefix: Prefix | None,
+        bound: tuple[Float, Float] | None,
     ) -> Float:
         if self._plan is None:
             first = np.array(self.config.first_action)
@@ -239,7 +234,6 @@ class GenerativeModel:
             )
         else:
             self._plan.advance(executed)
-        bound = self._bound(prefix)
         if bound is not None:
             self._plan.pin(bound[0], bound[1][:, 0] >= 1.0)
         return self._plan.settle(estimator)
