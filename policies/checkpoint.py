@@ -22,13 +22,16 @@ from policies.actor.config import ActorConfig, Reader, dump_config, parse_config
 from policies.actor.onnx_actor import OnnxActor
 from policies.diffusion import config as chunk_config
 from policies.diffusion.backend import (
+    CODES_FILE,
     DENOISER_FILE,
     ENCODER_FILE,
     WEIGHTS_FILE,
+    Backend,
     OnnxBackend,
     TorchBackend,
 )
 from policies.diffusion.chunk_policy import ChunkPolicy, describe
+from policies.diffusion.codes import ResidualCodes, load_codes
 from policies.diffusion.config import ModelConfig, make_sampler
 from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
@@ -93,6 +96,19 @@ class ChunkCheckpoint:
     content: dict[str, bytes]
     sha256: str
     files: dict[str, str]
+
+    def codes(self) -> ResidualCodes | None:
+        """Codebooks of a ``vqbet`` model, None of others.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if CODES_FILE not in self.content:
+            return None
+        spec = self.config.spec
+        shape = (spec.prediction_horizon, len(spec.action_names))
+        what = f"checkpoint {spec.name!r}, {CODES_FILE}"
+        return load_codes(self.content[CODES_FILE], shape, what)
 
     def weights(self) -> dict[str, Any]:
         """Name -> array of the network's weights.
@@ -187,7 +203,8 @@ def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
     path = Path(path)
     data, raw = _read_config(path)
     config = chunk_config.parse_config(data, str(path / CONFIG_FILE))
-    content = _read_networks(path, data, (ENCODER_FILE, DENOISER_FILE), (WEIGHTS_FILE,))
+    needed = (ENCODER_FILE, DENOISER_FILE, *((CODES_FILE,) if config.kind == "vqbet" else ()))
+    content = _read_networks(path, data, needed, (WEIGHTS_FILE,))
     digests, whole = _digests(raw, content)
     return ChunkCheckpoint(config=config, content=content, sha256=whole, files=digests)
 
@@ -229,10 +246,12 @@ def _build_chunk_model(
     config, what = checkpoint.config, f"checkpoint {checkpoint.config.spec.name!r}"
     chosen = make_sampler(config.kind, base=config.sampler, **choice)
     content = checkpoint.content
+    networks: Backend
     if backend == "torch":
-        return GenerativeModel(config, TorchBackend(config, checkpoint.weights(), what), chosen)
-    networks = OnnxBackend(config, content[ENCODER_FILE], content[DENOISER_FILE], what)
-    return GenerativeModel(config, networks, chosen)
+        networks = TorchBackend(config, checkpoint.weights(), what)
+    else:
+        networks = OnnxBackend(config, content[ENCODER_FILE], content[DENOISER_FILE], what)
+    return GenerativeModel(config, networks, chosen, checkpoint.codes())
 
 
 def save_chunk_model(

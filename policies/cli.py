@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from policies.errors import InputError
 
-Kind = Literal["ddpm", "edm", "flow", "streaming", "mlp"]
+Kind = Literal["ddpm", "edm", "flow", "streaming", "vqbet", "mlp"]
 
 
 def policy_import_asap(
@@ -136,8 +136,8 @@ def policy_train(
 
     Args:
         demonstrations: dataset in the LeRobotDataset v3 layout.
-        kind: method: denoising diffusion, score matching, flow matching, streaming diffusion, or
-            plain regression to compare with.
+        kind: method: denoising diffusion, score matching, flow matching, streaming, residual codes
+            (VQ-BeT), or plain regression to compare with.
         out: checkpoint directory to create.
         network: residual layers over the whole plan, 1-D U-Net, or transformer.
         width: units of a layer; channels of the first level of a unet; a transformer takes

@@ -12,7 +12,8 @@ from policies.diffusion.config import ModelConfig
 from policies.errors import InputError
 from policies.processors import Float32
 
-ENCODER_FILE, DENOISER_FILE, WEIGHTS_FILE = "encoder.onnx", "denoiser.onnx", "model.safetensors"
+ENCODER_FILE, DENOISER_FILE, CODES_FILE = "encoder.onnx", "denoiser.onnx", "codes.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class Backend(Protocol):
@@ -22,7 +23,7 @@ class Backend(Protocol):
         """Condition of the denoiser, (B, C), from normalised states (B, To, D) and images."""
 
     def denoise(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
-        """Output (B, Tp, A) and log-variance of its error (B,)."""
+        """Output (B, Tp, A) and what the head answers, (B,) or (B, logits)."""
 
 
 class OnnxBackend:

@@ -18,6 +18,7 @@ from policies.errors import InputError
 from policies.robots import get_robot
 
 if TYPE_CHECKING:
+    from policies.diffusion.codes import ResidualCodes
     from policies.diffusion.config import ModelConfig
     from policies.diffusion.networks import ChunkNetwork
     from policies.diffusion.trainer import Log, TrainConfig
@@ -103,7 +104,9 @@ def train_command(
         f"{config.kind} {config.network.type}: {result['parameters']} parameters, "
         f"{result['samples']} samples, loss {trained.loss:.4f}"
     )
-    result["parity"] = _export(trained.config, trained.network, out, overwrite=options.overwrite)
+    result["parity"] = _export(
+        trained.config, trained.network, trained.codes, out, overwrite=options.overwrite
+    )
     shutil.rmtree(state_dir, ignore_errors=True)
     return result
 
@@ -127,19 +130,25 @@ def export_command(policy: Path, out: Path, *, overwrite: bool) -> dict[str, Any
     check_writable(out, overwrite=overwrite)
     checkpoint = read_chunk_checkpoint(policy)
     config = checkpoint.config
+    codes = checkpoint.codes()
     backend = TorchBackend(config, checkpoint.weights(), f"checkpoint {config.spec.name!r}")
     return {
         "name": config.spec.name,
-        "parity": _export(config, backend.network, out, overwrite=overwrite),
+        "parity": _export(config, backend.network, codes, out, overwrite=overwrite),
     }
 
 
 def _export(
-    config: ModelConfig, network: ChunkNetwork, out: Path, *, overwrite: bool
+    config: ModelConfig,
+    network: ChunkNetwork,
+    codes: ResidualCodes | None,
+    out: Path,
+    *,
+    overwrite: bool,
 ) -> dict[str, Any]:
     from policies.diffusion.export import TOLERANCE, compare, export_onnx
 
-    files = export_onnx(config, network)
+    files = export_onnx(config, network, codes)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     parity = compare(config, files, weights)
     passed = parity.max_difference <= TOLERANCE

@@ -20,6 +20,7 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "edm": ("dpm_solver", "euler", "heun"),
     "flow": ("flow", "adaptive"),
     "streaming": ("streaming",),
+    "vqbet": ("autoregressive",),
     "mlp": ("regression",),
 }
 """Kind of model -> the samplers that can run it, the default first."""
@@ -27,7 +28,15 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
 NETWORKS = ("resmlp", "unet", "transformer")
 PREDICTIONS = ("v", "epsilon")
 PRIMERS = ("denoise", "zero", "constant")
-_STEPS = {"ddpm": 100, "streaming": 8, "adaptive": 10, "regression": 1}
+CODE_GROUPS, CODES = 2, 32
+"""Codebooks of a ``vqbet`` model, and codes in each."""
+
+_STEPS = {
+    "ddpm": 100,
+    "streaming": 8,
+    "autoregressive": CODE_GROUPS + 1,
+    "regression": 1,
+}
 _DEFAULT_STEPS = 10
 _MAX_NAMES, _MAX_STEPS = 10_000, 10_000
 

@@ -14,12 +14,14 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from policies.diffusion.backend import (
+    CODES_FILE,
     DENOISER_FILE,
     ENCODER_FILE,
     WEIGHTS_FILE,
     OnnxBackend,
     TorchBackend,
 )
+from policies.diffusion.codes import ResidualCodes
 from policies.diffusion.config import ModelConfig
 from policies.diffusion.networks import ChunkNetwork
 from policies.processors import Float32
@@ -98,12 +100,15 @@ def _export(module: nn.Module, inputs: list[Tensor], names: list[str], outputs: 
     return buffer.getvalue()
 
 
-def export_onnx(config: ModelConfig, network: ChunkNetwork) -> dict[str, bytes]:
-    """File name -> content of the two graphs and of the weights.
+def export_onnx(
+    config: ModelConfig, network: ChunkNetwork, codes: ResidualCodes | None = None
+) -> dict[str, bytes]:
+    """File name -> content of the two graphs, of the weights, and of the codebooks if any.
 
     Args:
         config: of the model.
         network: on the CPU, in evaluation mode.
+        codes: codebooks of a ``vqbet`` model.
     """
     seen, asked = _inputs(config, 2)
     with torch.no_grad():
@@ -116,9 +121,10 @@ def export_onnx(config: ModelConfig, network: ChunkNetwork) -> dict[str, bytes]:
             _Denoiser(network).eval(),
             [*asked, condition],
             ["noisy", "time", "condition"],
-            ["output", "log_variance"],
+            ["output", "head"],
         ),
         WEIGHTS_FILE: save(weights),
+        **({CODES_FILE: codes.dump()} if codes is not None else {}),
     }
 
 

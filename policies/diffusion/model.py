@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.diffusion.backend import Backend
+from policies.diffusion.codes import ResidualCodes
 from policies.diffusion.config import ModelConfig, SamplerConfig
 from policies.diffusion.guidance import blended, pulled
 from policies.diffusion.interface import Prefix, Window
-from policies.diffusion.process import Process, Rolling, make_process, spread
+from policies.diffusion.process import Process, Regression, Rolling, make_process, spread
 from policies.diffusion.samplers import (
     Estimated,
     Estimator,
@@ -50,6 +51,7 @@ class GenerativeModel:
         config: of the model.
         backend: its networks.
         sampler: how it is run; None as the checkpoint says.
+        codes: codebooks of a ``vqbet`` model.
 
     Attributes:
         guides: wishes about plans, applied in order; with any, each step costs two evaluations.
@@ -58,7 +60,11 @@ class GenerativeModel:
     """
 
     def __init__(
-        self, config: ModelConfig, backend: Backend, sampler: SamplerConfig | None = None
+        self,
+        config: ModelConfig,
+        backend: Backend,
+        sampler: SamplerConfig | None = None,
+        codes: ResidualCodes | None = None,
     ) -> None:
         self.config = config
         self.spec = config.spec
@@ -79,6 +85,7 @@ class GenerativeModel:
         self.network_calls = 0
         self.row_calls: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._backend = backend
+        self._codes = codes
         self._bounds = config.action.bounds
         self.reset(0)
 
@@ -122,16 +129,29 @@ class GenerativeModel:
                 f"{self.spec_error}: expected windows of {self._batch} runs, as said at reset, got "
                 f"{len(window.state)}; reset with another batch"
             )
+        if (self.guides or others) and isinstance(self.process, Regression):
+            raise InputError(
+                f"{self.spec_error}: expected a model that denoises its plans, to steer or compose "
+                f"it, got one of kind {self.config.kind!r}; use ddpm, edm, flow or streaming"
+            )
         before = self.network_calls
         self.row_calls = np.zeros(self._batch, dtype=np.intp)
-        estimator = self.estimator(self.condition(window), others)
+        condition = self.condition(window)
+        estimator = self.estimator(condition, others)
         if self.guides:
             estimator = pulled(estimator, self.process, self._guided)
         bound = self._bound(prefix)
         if bound is not None:
             estimator = blended(estimator, *bound)
         shape = (self._batch, self.spec.prediction_horizon, len(self.spec.action_names))
-        if isinstance(self.process, Rolling):
+        if self._codes is not None:
+            actions = self._codes.sample(
+                lambda plan, done: self._answer(plan, done, condition),
+                self._batch,
+                self._rng,
+                bound,
+            )
+        elif isinstance(self.process, Rolling):
             actions = self._stream(estimator, self.process, shape, executed, bound)
         else:
             actions = self._denoise(estimator, self._rng.standard_normal(shape))
@@ -166,8 +186,7 @@ class GenerativeModel:
             at = self.process.coefficients(level)
             scaled = (spread(at.scale) * noisy).astype(np.float32)
             seen = condition if len(rows) == len(condition) else condition[rows]
-            output, variance = self._backend.denoise(scaled, at.time.astype(np.float32), seen)
-            self.network_calls += 1
+            output, variance = self._answer(scaled, at.time.astype(np.float32), seen)
             # The mean of what was demonstrated cannot lie outside of it.
             clean = np.clip(at.estimate(output.astype(np.float64), noisy), lower, upper)
             if others:
@@ -177,6 +196,10 @@ class GenerativeModel:
             return Estimated(clean, np.exp(0.5 * variance.astype(np.float64)))
 
         return estimate
+
+    def _answer(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
+        self.network_calls += 1
+        return self._backend.denoise(noisy, time, condition)
 
     def _guided(self, clean: Float, rows: NDArray[np.intp]) -> Float:
         scale, centre = np.array(self.config.action.scale), np.array(self.config.action.centre)

@@ -7,12 +7,13 @@ step of a sampler. Where the condition enters linearly, its share is computed in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from policies.diffusion.config import NetworkConfig
+from policies.diffusion.config import CODE_GROUPS, CODES, NetworkConfig
 from policies.diffusion.interface import ChunkSpec
 
 _FREQUENCIES = 16
@@ -56,11 +57,11 @@ class ChunkNetwork(nn.Module):
         spec: sizes of observation and plan.
         config: shape of the network.
         levels: noise levels that it is told: 1, or Tp for one of each step.
-        spread: True to tell the expected error too (adaptive flow).
+        head: makes what answers besides, given the number of its features, or None.
     """
 
     def __init__(
-        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, spread: bool
+        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, head: Head | None
     ) -> None:
         super().__init__()
         self.horizon, self.actions = spec.prediction_horizon, len(spec.action_names)
@@ -73,7 +74,7 @@ class ChunkNetwork(nn.Module):
             for camera in spec.cameras:
                 self.cameras[camera.name] = ImageEncoder(config.image_features)
             self.observed += spec.observation_horizon * len(spec.cameras) * config.image_features
-        self.has_spread = spread
+        self.has_spread = head is SpreadHead
 
     def observation(self, state: Tensor, images: list[Tensor]) -> Tensor:
         """All that is seen, (B, observed).
@@ -100,8 +101,8 @@ class ChunkNetwork(nn.Module):
             condition: from :meth:`encode`.
 
         Returns:
-            Output (B, Tp, A) and the logarithm of the variance of its error (B,), which is
-            constant where the network was not made to tell it.
+            Output (B, Tp, A), and what the head answers: the logarithm of the variance of the
+            output's error (B,), logits of codes (B, groups * codes), or zeros without one (B,).
         """
         raise NotImplementedError
 
@@ -118,7 +119,23 @@ class SpreadHead(nn.Module):
         return cast(Tensor, self.layers(features.detach())[:, 0]).clamp(-12.0, 4.0)
 
 
-def tell_spread(head: nn.Module | None, features: Tensor) -> Tensor:
+class CodeHead(nn.Module):
+    """Logits of the codes of all groups, (B, size) to (B, groups * codes)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, CODE_GROUPS * CODES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unbounded."""
+        return cast(Tensor, self.layer(features))
+
+
+Head = Callable[[int], nn.Module]
+_HEADS: dict[str, Head] = {"flow": SpreadHead, "vqbet": CodeHead}
+
+
+def tell(head: nn.Module | None, features: Tensor) -> Tensor:
     """Answer of the head, or zeros without one, (B,)."""
     return features[:, 0] * 0.0 if head is None else cast(Tensor, head(features))
 
@@ -127,9 +144,9 @@ class ResidualMlp(ChunkNetwork):
     """Residual layers over the whole plan at once, scaled and shifted by observation and level."""
 
     def __init__(
-        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, spread: bool
+        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, head: Head | None
     ) -> None:
-        super().__init__(spec, config, levels=levels, spread=spread)
+        super().__init__(spec, config, levels=levels, head=head)
         width, plan = config.width, self.horizon * self.actions
         self.seen = nn.Sequential(
             nn.Linear(self.observed, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
@@ -150,7 +167,7 @@ class ResidualMlp(ChunkNetwork):
             for _ in range(config.depth)
         )
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, plan))
-        self.head = SpreadHead(width) if spread else None
+        self.head = head(width) if head else None
         for layer in (self.film, self.time_film):
             nn.init.normal_(layer.weight, std=0.5 / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
@@ -167,7 +184,7 @@ class ResidualMlp(ChunkNetwork):
         for i, (norm, block) in enumerate(zip(self.norms, self.blocks, strict=True)):
             h = h + block(norm(h) * (1.0 + parts[2 * i]) + parts[2 * i + 1])
         out = self.leave(h).reshape(-1, self.horizon, self.actions)
-        return out, tell_spread(self.head, h)
+        return out, tell(self.head, h)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -183,7 +200,8 @@ def make_network(
     Args:
         spec: sizes of observation and plan.
         config: shape of the network.
-        kind: of the model: ``streaming`` is told a level for each step, ``flow`` has a spread.
+        kind: of the model: ``streaming`` is told a level for each step, ``flow`` tells its
+            spread, ``vqbet`` the logits of codes.
         seed: of the initial weights.
 
     Raises:
@@ -200,4 +218,4 @@ def make_network(
     levels = spec.prediction_horizon if kind == "streaming" else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return classes[config.type](spec, config, levels=levels, spread=kind == "flow")
+        return classes[config.type](spec, config, levels=levels, head=_HEADS.get(kind))

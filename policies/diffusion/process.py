@@ -250,7 +250,7 @@ def make_process(
     """The process of a kind of model.
 
     Args:
-        kind: ``ddpm``, ``edm``, ``flow``, ``streaming`` or ``mlp``.
+        kind: ``ddpm``, ``edm``, ``flow``, ``streaming``, or one without noise.
         diffusion_steps: levels of ``ddpm``.
         prediction: what a ``ddpm`` network answers.
         prediction_horizon: of the model, for ``streaming``.
@@ -264,6 +264,6 @@ def make_process(
         return Flow()
     if kind == "streaming":
         return Rolling(horizon=prediction_horizon, execute=action_horizon)
-    if kind == "mlp":
+    if kind in ("mlp", "vqbet"):
         return Regression()
     raise ValueError(f"no process of the name {kind!r}")

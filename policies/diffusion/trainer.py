@@ -9,21 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.codes import ResidualCodes, fit_codes
 from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding, make_sampler
 from policies.diffusion.interface import CameraSpec, ChunkSpec
 from policies.diffusion.networks import ChunkNetwork, make_network
 from policies.diffusion.normaliser import Normalisation
-from policies.diffusion.process import Prediction, Process, make_process
+from policies.diffusion.objectives import code_objective, objective
+from policies.diffusion.process import Prediction, make_process
 from policies.diffusion.progress import Progress
-from policies.diffusion.windows import Batch, Windows
+from policies.diffusion.windows import Windows
 from policies.errors import InputError
 from policies.processors import Float32
 
-_BETAS = (0.95, 0.999)
-_GRADIENT_NORM = 1.0
 _WARMUP = 0.02
 
 Log = Callable[[int, dict[str, float]], None]
@@ -80,11 +79,13 @@ class Trained:
         config: all of config.json.
         network: with averaged weights, on the CPU.
         loss: mean over the last tenth of the steps.
+        codes: codebooks of a ``vqbet`` model.
     """
 
     config: ModelConfig
     network: ChunkNetwork
     loss: float
+    codes: ResidualCodes | None = None
 
 
 def train_model(
@@ -127,6 +128,9 @@ def train_model(
                 f"got {initial[0].spec.name!r} with others; give the same options as for it"
             )
         network.load_state_dict({key: torch.from_numpy(v) for key, v in initial[1].items()})
+    codes = None
+    if config.kind == "vqbet":
+        codes = fit_codes(windows.plans(), np.random.default_rng([config.seed, 1, 0]))
     device = _device(config.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -134,11 +138,11 @@ def train_model(
         progress = Progress(network.to(device), config, windows.sha256)
         if resume:
             progress.restore(_needed(state_dir))
-        loss = _run(progress, windows, config, state_dir, log)
+        loss = _run(progress, windows, config, codes, state_dir, log)
     finally:
         torch.set_num_threads(threads)
     network.load_state_dict(progress.averaged)
-    return Trained(config=model, network=network.cpu().eval(), loss=loss)
+    return Trained(config=model, network=network.cpu().eval(), loss=loss, codes=codes)
 
 
 def _needed(state_dir: Path | None) -> Path:
@@ -211,6 +215,7 @@ def _run(
     progress: Progress,
     windows: Windows,
     config: TrainConfig,
+    codes: ResidualCodes | None,
     state_dir: Path | None,
     log: Log | None,
 ) -> float:
@@ -239,7 +244,11 @@ def _run(
             rng = np.random.default_rng([config.seed, step])
             batch = windows.batch(rng.integers(len(windows), size=config.batch))
             rate = config.learning_rate * _schedule(step, config.steps)
-            loss = progress.update(objective(progress.network, process, batch, rng), rate)
+            if codes is not None:
+                error = code_objective(progress.network, codes, batch, rng)
+            else:
+                error = objective(progress.network, process, batch, rng)
+            loss = progress.update(error, rate)
             if log is not None and step % 100 == 0:
                 log(step, {"loss": float(loss), "learning_rate": rate})
             if state_dir is not None and progress.step % config.save_every == 0:
@@ -254,42 +263,3 @@ def _run(
 def _schedule(step: int, steps: int) -> float:
     warm = max(round(_WARMUP * steps), 1)
     return min((step + 1) / warm, 1.0) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-
-
-def objective(
-    network: ChunkNetwork, process: Process, batch: Batch, rng: np.random.Generator
-) -> Tensor:
-    """Mean squared error of the network's answers to noisy plans, and of its expected error.
-
-    Args:
-        network: the network; its device is used.
-        process: how plans become noisy.
-        batch: samples.
-        rng: draws levels and noise.
-    """
-    level = process.draw(rng, len(batch.action))
-    at = process.coefficients(level)
-    noise = rng.standard_normal(batch.action.shape, dtype=np.float32)
-    device = next(network.parameters()).device
-
-    def tensor(x: np.ndarray) -> Tensor:
-        x = x.astype(np.float32)
-        return torch.from_numpy(x).to(device)
-
-    def factor(x: np.ndarray) -> Tensor:
-        out = tensor(x)
-        return out[:, None, None] if x.ndim == 1 else out[..., None]
-
-    clean, eps = tensor(batch.action), tensor(noise)
-    noisy = factor(at.scale * at.alpha) * clean + factor(at.scale * at.sigma) * eps
-    target = factor(at.clean) * clean + factor(at.noise) * eps
-    images = [torch.from_numpy(image).to(device) for image in batch.images]
-    condition = network.encode(tensor(batch.state), images)
-    output, log_variance = network.denoise(noisy, tensor(at.time), condition)
-    error = ((output - target) ** 2).mean(dim=(1, 2))
-    loss = error.mean()
-    if network.has_spread:
-        # The head sees features that it does not train, so the two terms do not compete.
-        expected = error.detach() * torch.exp(-log_variance) + log_variance
-        loss = loss + 0.5 * (expected.mean() - expected.mean().detach())
-    return loss

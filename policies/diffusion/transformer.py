@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from policies.diffusion.config import NetworkConfig
 from policies.diffusion.interface import ChunkSpec
-from policies.diffusion.networks import ChunkNetwork, SpreadHead, TimeFeatures, tell_spread
+from policies.diffusion.networks import ChunkNetwork, Head, TimeFeatures, tell
 from policies.errors import InputError
 
 _HEAD_SIZE = 32
@@ -55,9 +55,9 @@ class Transformer(ChunkNetwork):
     """See the module; levels of single steps modulate their own tokens."""
 
     def __init__(
-        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, spread: bool
+        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, head: Head | None
     ) -> None:
-        super().__init__(spec, config, levels=levels, spread=spread)
+        super().__init__(spec, config, levels=levels, head=head)
         width = config.width
         if width % _HEAD_SIZE:
             raise InputError(
@@ -78,7 +78,7 @@ class Transformer(ChunkNetwork):
         for layer in (self.modulation, self.leave):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.head = SpreadHead(2 * width) if spread else None
+        self.head = head(2 * width) if head else None
 
     def encode(self, state: Tensor, images: list[Tensor]) -> Tensor:
         """See :class:`ChunkNetwork`."""
@@ -93,4 +93,4 @@ class Transformer(ChunkNetwork):
             h = block(h, told)
         scale, shift = self.modulation(torch.nn.functional.silu(told)).chunk(2, dim=2)
         features = torch.cat([h.mean(dim=1), condition], dim=1)
-        return self.leave(self.norm(h) * (1.0 + scale) + shift), tell_spread(self.head, features)
+        return self.leave(self.norm(h) * (1.0 + scale) + shift), tell(self.head, features)

@@ -11,10 +11,10 @@ from policies.diffusion.config import NetworkConfig
 from policies.diffusion.interface import ChunkSpec
 from policies.diffusion.networks import (
     ChunkNetwork,
-    SpreadHead,
+    Head,
     TimeEmbedding,
     TimeFeatures,
-    tell_spread,
+    tell,
 )
 from policies.errors import InputError
 
@@ -52,9 +52,9 @@ class Unet1d(ChunkNetwork):
     """See the module; levels of single steps enter as channels beside the actions."""
 
     def __init__(
-        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, spread: bool
+        self, spec: ChunkSpec, config: NetworkConfig, *, levels: int, head: Head | None
     ) -> None:
-        super().__init__(spec, config, levels=levels, spread=spread)
+        super().__init__(spec, config, levels=levels, head=head)
         factor = 2 ** (config.depth - 1)
         if self.horizon % factor or config.width % _GROUPS:
             raise InputError(
@@ -96,7 +96,7 @@ class Unet1d(ChunkNetwork):
         self.film = nn.Linear(hidden, sum(self.sizes))
         self.time = TimeEmbedding(_TIME_SIZE, levels)
         self.time_film = nn.Linear(_TIME_SIZE, sum(self.sizes))
-        self.head = SpreadHead(widths[-1]) if spread else None
+        self.head = head(widths[-1]) if head else None
 
     def encode(self, state: Tensor, images: list[Tensor]) -> Tensor:
         """See :class:`ChunkNetwork`."""
@@ -120,4 +120,4 @@ class Unet1d(ChunkNetwork):
         bottom = h.mean(dim=2)
         for block, grow in zip(self.up, self.grow, strict=True):
             h = grow(block(torch.cat([h, kept.pop()], dim=1), films.pop(0)))
-        return self.leave(h).transpose(1, 2), tell_spread(self.head, bottom)
+        return self.leave(h).transpose(1, 2), tell(self.head, bottom)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.normaliser import Normalisation, Normaliser, fit_normaliser
 from policies.errors import InputError
+from policies.interface import Float
 from policies.processors import Float32
 
 
@@ -86,6 +87,10 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self._past)
+
+    def plans(self) -> Float:
+        """Normalised plans of all frames, (frames, Tp, A)."""
+        return self._action[self._future].astype(np.float64)
 
     def batch(self, index: NDArray[np.intp]) -> Batch:
         """The windows of these frames."""

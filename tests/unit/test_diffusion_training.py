@@ -53,7 +53,8 @@ def two_ways(episodes=20, length=40, camera=False):
 
 
 def save(trained, path):
-    save_chunk_model(path, trained.config, export_onnx(trained.config, trained.network))
+    content = export_onnx(trained.config, trained.network, trained.codes)
+    save_chunk_model(path, trained.config, content)
     return path
 
 
@@ -222,7 +223,7 @@ def test_bad_data_is_named():
 # ---- networks and export -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["flow", "streaming"])
+@pytest.mark.parametrize("kind", ["flow", "streaming", "vqbet"])
 @pytest.mark.parametrize("network", ["resmlp", "unet", "transformer"])
 def test_export_answers_as_torch_does(network, kind):
     config = dataclasses.replace(
