@@ -16,7 +16,8 @@ from policies.evaluation.loop import ExecutionConfig
 from sim2real.results import check_new, write_json
 from sim2real.tasks.registry import make_environment, make_expert
 
-EXPERT_NOISE = 0.1
+DEFAULT_NOISE = 0.1
+EXPERT_NOISE = {"obstacle": 0.05, "panda-ball": 0.02}
 
 
 def policy_demos(
@@ -24,19 +25,21 @@ def policy_demos(
     out: Path,
     *,
     episodes: int = 50,
-    noise: float = EXPERT_NOISE,
+    noise: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Record demonstrations of a task's scripted expert.
 
     Args:
-        task: obstacle, or one of Meta-World: reach-v3, drawer-open-v3, pick-place-v3,
+        task: obstacle; panda-ball, which has a camera and needs realign[video]; or one of
+            Meta-World, which needs realign[metaworld]: reach-v3, drawer-open-v3, pick-place-v3,
             peg-insert-side-v3.
         out: dataset to write, LeRobotDataset v3 layout.
         episodes: successful runs to record.
         noise: standard deviation of noise on what is done, in units of the action (Meta-World:
-            share of the largest displacement; obstacle: m/s); recorded is what the expert wanted.
+            share of the largest displacement; obstacle: m/s; panda-ball: rad; default: as suits
+            the task); recorded is what the expert wanted.
         seed: of tasks, expert and noise.
         overwrite: replace ``out`` if it holds a dataset.
     """
@@ -48,7 +51,7 @@ def policy_demos(
             make_expert(environment),
             episodes=episodes,
             seed=seed,
-            noise=noise,
+            noise=EXPERT_NOISE.get(task, DEFAULT_NOISE) if noise is None else noise,
             report=bar.update,
         )
     save_demonstrations(data, out, overwrite=overwrite)
@@ -61,6 +64,8 @@ def policy_eval(
     *,
     sampler: str | None = None,
     steps: int | None = None,
+    tolerance: float | None = None,
+    primer: Literal["denoise", "zero", "constant"] | None = None,
     backend: Literal["onnx", "torch"] = "onnx",
     executor: Literal["receding", "ensemble", "async", "rtc"] = "receding",
     action_horizon: int | None = None,
@@ -79,6 +84,8 @@ def policy_eval(
         task: see `realign policy demos`.
         sampler: how the policy is run, if not as its checkpoint says.
         steps: evaluations of the network for an answer, if not as its checkpoint says.
+        tolerance: error that a step of the sampler adaptive may make, normalised actions.
+        primer: start of a streaming plan.
         backend: onnx, or torch.
         executor: receding waits for each answer; ensemble averages plans; async goes on and swaps
             plans; rtc goes on and has the policy continue the running plan.
@@ -96,7 +103,9 @@ def policy_eval(
         executor=executor, action_horizon=action_horizon, delay_steps=delay_steps, drop=drop
     )
     config = EvaluationConfig(episodes=episodes, batch=batch, seed=seed)
-    model: ChunkModel = load_chunk_model(policy, sampler=sampler, steps=steps, backend=backend)
+    model: ChunkModel = load_chunk_model(
+        policy, sampler=sampler, steps=steps, tolerance=tolerance, primer=primer, backend=backend
+    )
     with tqdm(total=episodes, desc=task, unit="run", disable=None) as bar:
         result = evaluate(
             model,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from policies.errors import InputError
 from policies.evaluation.environment import Environment, Expert
-from sim2real.tasks import metaworld, obstacle
+from sim2real.tasks import metaworld, obstacle, panda_ball
 
-TASKS = (obstacle.SPEC.name, *metaworld.TASKS)
+TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *metaworld.TASKS)
 
 
 def make_environment(task: str) -> Environment:
@@ -18,6 +18,8 @@ def make_environment(task: str) -> Environment:
     """
     if task == obstacle.SPEC.name:
         return obstacle.Obstacle()
+    if task == panda_ball.SPEC.name:
+        return panda_ball.PandaBall()
     if task in metaworld.TASKS:
         return metaworld.MetaWorld(task)
     raise InputError(f"task: expected one out of {list(TASKS)}, got {task!r}")
@@ -31,6 +33,8 @@ def make_expert(environment: Environment) -> Expert:
     """
     if isinstance(environment, obstacle.Obstacle):
         return obstacle.ObstacleExpert()
+    if isinstance(environment, panda_ball.PandaBall):
+        return panda_ball.PandaBallExpert(environment)
     if isinstance(environment, metaworld.MetaWorld):
         return metaworld.MetaWorldExpert(environment)
     raise InputError(f"task {environment.spec.name}: expected one with an expert, it has none")
