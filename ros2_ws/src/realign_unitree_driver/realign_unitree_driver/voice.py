@@ -28,18 +28,19 @@ class Voice:
         self._imu = node.create_publisher(Imu, "imu", QOS)
         self._episode = node.create_publisher(Header, "episode", LATCHED)
         self._health = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._imu_message = Imu()
+        self._imu_message.header.frame_id = robot.base_body
+        self._state_message = JointState(name=list(robot.joint_names))
+        self._state_message.header.frame_id = robot.base_body
 
     def publish(self, record: Any, stamp_ns: int) -> None:
         """Send the sensors of a state packet."""
-        imu = Imu()
-        imu.header.frame_id = self.robot.base_body
+        imu, state = self._imu_message, self._state_message  # made once: half the cost
         wire.set_stamp(imu.header.stamp, stamp_ns)
         wire.set_quat(imu.orientation, record["quat_wxyz"])
         wire.set_vector(imu.angular_velocity, record["gyro_rad_s"])
         wire.set_vector(imu.linear_acceleration, record["accel_m_s2"])
         self._imu.publish(imu)
-        state = JointState(name=list(self.robot.joint_names))
-        state.header.frame_id = self.robot.base_body
         wire.set_stamp(state.header.stamp, stamp_ns)
         state.position = wire.doubles(channel.joints(self.robot, record, "q"))
         state.velocity = wire.doubles(channel.joints(self.robot, record, "dq"))

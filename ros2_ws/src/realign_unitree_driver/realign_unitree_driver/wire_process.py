@@ -171,6 +171,8 @@ class WireLoop:
         self._end_ns: int | None = None
         self._writer = wire.writer or wire.open_writer()
         self._packet = np.zeros((), dtype=channel.STATE)
+        self.gap_ms.add(PERIOD_NS / 1e6)
+        self.gap_ms.summary()  # NumPy's first percentile takes as long as several periods
 
     def finish(self, *_: Any) -> None:
         """Damp for a while, then end; also a signal handler."""
