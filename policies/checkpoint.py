@@ -29,6 +29,7 @@ from policies.diffusion.backend import (
     Backend,
     OnnxBackend,
     TorchBackend,
+    chunk_files,
 )
 from policies.diffusion.chunk_policy import ChunkPolicy, describe
 from policies.diffusion.codes import ResidualCodes, load_codes
@@ -203,8 +204,7 @@ def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
     path = Path(path)
     data, raw = _read_config(path)
     config = chunk_config.parse_config(data, str(path / CONFIG_FILE))
-    needed = (ENCODER_FILE, DENOISER_FILE, *((CODES_FILE,) if config.kind == "vqbet" else ()))
-    content = _read_networks(path, data, needed, (WEIGHTS_FILE,))
+    content = _read_networks(path, data, chunk_files(config.kind), (WEIGHTS_FILE,))
     digests, whole = _digests(raw, content)
     return ChunkCheckpoint(config=config, content=content, sha256=whole, files=digests)
 
@@ -269,6 +269,9 @@ def save_chunk_model(
         InputError: ``path`` exists (and ``overwrite`` is not set, or it is not a checkpoint), or
             config and networks do not fit together.
     """
+    missing = sorted(set(chunk_files(config.kind)) - set(content))
+    if missing:
+        raise InputError(f"model {config.spec.name!r}: expected the files {missing} too, got none")
     text = _config_text(chunk_config.dump_config(config), content)
     parsed = chunk_config.parse_config(read_json(text, CONFIG_FILE), CONFIG_FILE)
     OnnxBackend(parsed, content[ENCODER_FILE], content[DENOISER_FILE], f"model {config.spec.name}")

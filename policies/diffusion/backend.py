@@ -16,6 +16,11 @@ ENCODER_FILE, DENOISER_FILE, CODES_FILE = "encoder.onnx", "denoiser.onnx", "code
 WEIGHTS_FILE = "model.safetensors"
 
 
+def chunk_files(kind: str) -> tuple[str, ...]:
+    """Files that a generative model of this kind cannot do without."""
+    return (ENCODER_FILE, DENOISER_FILE, *((CODES_FILE,) if kind == "vqbet" else ()))
+
+
 class Backend(Protocol):
     """The two networks of a model."""
 

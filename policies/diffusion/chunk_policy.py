@@ -29,9 +29,9 @@ from policies.interface import (
 from policies.messages import NS
 from policies.robots import get_robot
 
-QUANTITIES = ("qpos", "qvel", "effort", "command", "command_velocity")
+QUANTITIES = ("qpos", "qvel", "effort", "command", "command_velocity", "tracking_error")
 """Joint quantities: measured position, rad, velocity, rad/s, and torque, Nm; the policy's own
-command in force, rad, and its velocity, rad/s."""
+command in force, rad, its velocity, rad/s, and how far the joint is behind it, rad."""
 _AXES = ("x", "y", "z")
 _NEEDS = {"effort": "effort_nm", "goal": "goal"}
 # The stream is interpolated to the robot's command rate, where a change of velocity counts double.
@@ -224,6 +224,7 @@ class ChunkPolicy:
             rows[2] = observation.effort_nm
         rows[3] = self._hold
         rows[3, self._joints], rows[4, self._joints] = command, speed
+        rows[5] = rows[3] - rows[0]
         goal = np.zeros(3) if observation.goal is None else observation.goal
         state = np.concatenate([rows.ravel(), goal])[self._index]
         keep = spec.observation_horizon

@@ -119,7 +119,45 @@ def train_model(
         normalisation=config.normalisation,
         normalisers=(initial[0].state, initial[0].action) if initial else None,
     )
-    model = _model_config(demonstrations, windows, config, robot)
+    return train_windows(
+        windows,
+        _spec(demonstrations, config),
+        config,
+        robot=robot,
+        initial=initial,
+        state_dir=state_dir,
+        resume=resume,
+        log=log,
+    )
+
+
+def train_windows(
+    windows: Windows,
+    spec: ChunkSpec,
+    config: TrainConfig,
+    *,
+    robot: RobotBinding | None = None,
+    initial: tuple[ModelConfig, dict[str, Float32]] | None = None,
+    state_dir: Path | None = None,
+    resume: bool = False,
+    log: Log | None = None,
+) -> Trained:
+    """Train a model on samples; see :func:`train_model`.
+
+    Args:
+        windows: the samples.
+        spec: sizes, names and rates of the model; they are those of the samples.
+        config: how.
+        robot: robot that the names of states and actions speak of, or None.
+        initial: model and weights to start from.
+        state_dir: folder in which training keeps what it needs to be resumed, or None.
+        resume: go on from ``state_dir``.
+        log: called every 100 steps with the step and named figures.
+
+    Raises:
+        InputError: samples, settings and the state to resume from do not fit together.
+    """
+    model = _model_config(spec, windows, config, robot)
     network = make_network(model.spec, config.network, kind=config.kind, seed=config.seed)
     if initial:
         if (initial[0].spec, initial[0].network) != (model.spec, model.network):
@@ -159,23 +197,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _model_config(
-    demonstrations: Demonstrations,
-    windows: Windows,
-    config: TrainConfig,
-    robot: RobotBinding | None,
-) -> ModelConfig:
-    if not config.action_horizon <= config.prediction_horizon:
-        raise InputError(
-            f"training: expected an action horizon of at most the prediction horizon, got "
-            f"{config.action_horizon} and {config.prediction_horizon}"
-        )
-    if config.kind == "streaming" and config.prediction_horizon % config.action_horizon:
-        raise InputError(
-            "training: expected a prediction horizon that is a multiple of the action horizon for "
-            f"a streaming model, got {config.prediction_horizon} and {config.action_horizon}"
-        )
-    spec = ChunkSpec(
+def _spec(demonstrations: Demonstrations, config: TrainConfig) -> ChunkSpec:
+    return ChunkSpec(
         name=config.name,
         state_names=tuple(demonstrations.state_names),
         action_names=tuple(demonstrations.action_names),
@@ -188,6 +211,21 @@ def _model_config(
         action_horizon=config.action_horizon,
         rate_hz=demonstrations.rate_hz,
     )
+
+
+def _model_config(
+    spec: ChunkSpec, windows: Windows, config: TrainConfig, robot: RobotBinding | None
+) -> ModelConfig:
+    if not spec.action_horizon <= spec.prediction_horizon:
+        raise InputError(
+            f"training: expected an action horizon of at most the prediction horizon, got "
+            f"{spec.action_horizon} and {spec.prediction_horizon}"
+        )
+    if config.kind == "streaming" and spec.prediction_horizon % spec.action_horizon:
+        raise InputError(
+            "training: expected a prediction horizon that is a multiple of the action horizon for "
+            f"a streaming model, got {spec.prediction_horizon} and {spec.action_horizon}"
+        )
     return ModelConfig(
         spec=spec,
         kind=config.kind,

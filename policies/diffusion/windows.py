@@ -85,6 +85,29 @@ class Windows:
         self._future = np.minimum(frame + np.arange(prediction_horizon), last[:, None])
         self.sha256 = _digest([state, action, *self._images])
 
+    @classmethod
+    def of_plans(cls, state: Float, plans: Float, normalisation: Normalisation) -> Windows:
+        """Samples of an expert that answers single states with whole plans.
+
+        Args:
+            state: raw units, (N, D).
+            plans: raw units, (N, Tp, A).
+            normalisation: how states and actions are scaled.
+        """
+        new = cls.__new__(cls)
+        count, horizon, actions = plans.shape
+        flat = plans.reshape(-1, actions)
+        new.state_normaliser = fit_normaliser(state, normalisation)
+        new.action_normaliser = fit_normaliser(flat, normalisation)
+        new.first_action = plans[:, 0].mean(axis=0)
+        new._state = new.state_normaliser.normalise(state).astype(np.float32)
+        new._action = new.action_normaliser.normalise(flat).astype(np.float32)
+        new._images = []
+        new._past = np.arange(count)[:, None]
+        new._future = np.arange(count * horizon).reshape(count, horizon)
+        new.sha256 = _digest([state, plans])
+        return new
+
     def __len__(self) -> int:
         return len(self._past)
 
