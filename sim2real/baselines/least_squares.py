@@ -21,6 +21,8 @@ _TRIALS = ((0.0, 1.0), (0.0, 0.5), (0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 """Damping and length of the steps that are tried."""
 
 _REWEIGHTINGS = 3
+_STEEP = 3.0
+"""Derivatives of this many usual ones begin to count less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,8 @@ class Local:
 def local_problem(problem: Problem, z: Float, residuals: Float, jacobian: Float) -> Local:
     """The problem around ``z`` from residuals (B, T, C) and their Jacobian (P, B T C)."""
     noise = problem.noise(residuals)
-    weighted = jacobian * problem.weights(residuals, noise).reshape(-1)
+    weights = problem.weights(residuals, noise) * _trust(jacobian, residuals.shape)
+    weighted = jacobian * weights.reshape(-1)
     return Local(
         z=z,
         residuals=residuals,
@@ -137,6 +140,18 @@ def local_problem(problem: Problem, z: Float, residuals: Float, jacobian: Float)
             residuals.reshape(len(residuals), -1),
         ),
     )
+
+
+def _trust(jacobian: Float, shape: tuple[int, ...]) -> Float:
+    """Weights of windows by the size of their derivatives, (B, 1, C).
+
+    Where a probe makes or breaks a contact, a derivative by finite differences is huge and means
+    nothing; the residual there may be small, so that no weight of residuals would notice.
+    """
+    size = np.sqrt((jacobian**2).sum(axis=0).reshape(shape).mean(axis=1))
+    usual = np.median(size, axis=0) + np.finfo(float).tiny
+    trust: Float = (1.0 / (1.0 + (size / (_STEEP * usual)) ** 2))[:, None]
+    return trust
 
 
 def linearise(problem: Problem, z: Float, active: NDArray[np.bool_]) -> Local:

@@ -11,25 +11,43 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.gaps import Gap
+from sim2real.sim.model import FLOOR_FRICTION, FLOOR_SOFTNESS_S
 
 Detail = Literal["group", "side", "joint"]
 
-KINDS = ("strength", "kp", "kd", "friction", "damping", "armature", "offset", "payload", "delay")
+KINDS = (
+    *("strength", "kp", "kd", "limit", "friction", "damping", "armature", "spring", "offset"),
+    *("payload", "floor", "delay"),
+)
 """Kinds of parameters, each a field of a gap or several."""
 
 _TABLES = {
     "strength": "strength",
     "kp": "kp",
     "kd": "kd",
+    "limit": "torque_limit",
     "friction": "friction_nm",
     "damping": "damping_nm_s_rad",
     "armature": "armature_kg_m2",
+    "spring": "spring_nm_rad",
     "offset": "offset_rad",
 }
-_UNITS = {"friction": "Nm", "damping": "Nm s/rad", "armature": "kg m²", "offset": "rad"}
+_UNITS = {
+    "friction": "Nm",
+    "damping": "Nm s/rad",
+    "armature": "kg m²",
+    "spring": "Nm/rad",
+    "offset": "rad",
+}
 _LEGGED_GROUPS = ("hip", "knee", "ankle", "waist", "shoulder", "elbow", "wrist")
 _PAYLOAD_BODY = {True: "torso_link", False: "panda_hand"}
 _MOST_DELAY_S = 0.1
+# A robot in a simulator has its real gains; of a foreign position controller only the order of
+# magnitude is known.
+_FACTOR_STD = {
+    "setpoint": {"strength": 0.3, "kp": 0.3, "kd": 0.3, "limit": 0.2},
+    "position": {"strength": 1.0, "kp": 1.0, "kd": 1.0, "limit": 0.2},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +57,9 @@ class Parameter:
     Attributes:
         name: e.g. ``strength left_knee``.
         kind: one of :data:`KINDS`.
-        joints: joints that share it; none for payload and delay.
-        axis: coordinate of a payload's centre, 0 to 2; -1 for its mass.
+        joints: joints that share it; none for payload, floor and delay.
+        axis: coordinate of a payload's centre, 0 to 2; -1 for its mass. 0 for friction and 1 for
+            softness of the floor.
         prior: nominal value.
         scale: standard deviation of the prior: how far a robot is expected to be from it; for a
             factor that of its logarithm.
@@ -122,6 +141,8 @@ def list_parameters(
                 out.append(_joint_parameter(robot, kind, group, joints))
         elif kind == "payload":
             out += _payload(robot)
+        elif kind == "floor":
+            out += _floor(robot)
         else:
             out.append(
                 Parameter(
@@ -137,53 +158,65 @@ def _joint_parameter(robot: RobotSpec, kind: str, group: str, joints: tuple[str,
     def typical(attribute: str) -> float:
         return float(np.median(robot.array(attribute)[index]))
 
-    def least(attribute: str) -> float:
-        return float(robot.array(attribute)[index].min())
+    def removable(attribute: str, share: float = 1.0) -> float:
+        """Most that can be taken from each of the joints, as a lower bound."""
+        return -share * float(robot.array(attribute)[index].min())
 
-    if kind == "offset":
-        return Parameter(
-            name=f"{kind} {group}",
-            kind=kind,
-            joints=joints,
-            scale=0.01,
-            lower=-0.05,
-            upper=0.05,
-            unit="rad",
-        )
-    nominal = {
-        "friction": "friction_nm",
-        "damping": "damping_nm_s_rad",
-        "armature": "armature_kg_m2",
-    }.get(kind)
-    if nominal is None:  # a factor
-        return Parameter(
-            name=f"{kind} {group}",
-            kind=kind,
-            joints=joints,
-            prior=1.0,
-            # A robot in a simulator has its real gains; of a foreign position controller only
-            # the order of magnitude is known.
-            scale=0.2 if robot.command == "setpoint" else 1.0,
-            lower=0.1,
-            upper=10.0,
-            factor=True,
-        )
-    scale = {
-        "friction": 0.02 * typical("effort_limit_nm"),
-        "damping": max(0.2 * typical("kd_nm_s_rad"), 0.2),
-        "armature": typical("armature_kg_m2"),
-    }[kind]
-    # Added to the nominal value; what is left must not be negative (a rotor has some inertia).
-    keep = 0.1 if kind == "armature" else 0.0
+    prior, factor = 0.0, kind in _FACTOR_STD[robot.command]
+    if factor:
+        prior, scale = 1.0, _FACTOR_STD[robot.command][kind]
+        lower, upper = 0.1, 10.0
+    elif kind == "offset":
+        scale, lower, upper = 0.01, -0.05, 0.05
+    else:  # added to the nominal value; what is left must not be negative
+        scale, lower = {
+            "friction": (0.02 * typical("effort_limit_nm"), removable("friction_nm")),
+            "damping": (max(0.2 * typical("kd_nm_s_rad"), 0.2), removable("damping_nm_s_rad")),
+            # a rotor has some inertia
+            "armature": (typical("armature_kg_m2"), removable("armature_kg_m2", 0.9)),
+            "spring": (0.05 * typical("kp_nm_rad"), 0.0),
+        }[kind]
+        upper = 20.0 * scale
     return Parameter(
         name=f"{kind} {group}",
         kind=kind,
         joints=joints,
+        prior=prior,
         scale=scale,
-        lower=-(1.0 - keep) * least(nominal),
-        upper=20.0 * scale,
-        unit=_UNITS[kind],
+        lower=lower,
+        upper=upper,
+        factor=factor,
+        unit=_UNITS.get(kind, ""),
     )
+
+
+def _floor(robot: RobotSpec) -> list[Parameter]:
+    """Friction and softness of the floor; nothing for a robot that stands on none."""
+    if not robot.floating_base:
+        return []
+    return [
+        Parameter(
+            name="floor friction",
+            kind="floor",
+            axis=0,
+            prior=FLOOR_FRICTION,
+            scale=0.3,
+            lower=0.2,
+            upper=3.0,
+            factor=True,
+        ),
+        Parameter(
+            name="floor softness",
+            kind="floor",
+            axis=1,
+            prior=FLOOR_SOFTNESS_S,
+            scale=0.5,
+            lower=2.0 * robot.physics_dt_s,  # a contact below two steps is not stable
+            upper=0.2,
+            factor=True,
+            unit="s",
+        ),
+    ]
 
 
 def _payload(robot: RobotSpec) -> list[Parameter]:
@@ -218,6 +251,7 @@ def to_gap(
     tables: dict[str, dict[str, float]] = {}
     centre = [0.0, 0.0, 0.0]
     mass = delay_s = 0.0
+    floor: list[float | None] = [None, None]
     for parameter, value in zip(parameters, values, strict=True):
         number = float(value)
         if parameter.kind == "delay":
@@ -226,6 +260,8 @@ def to_gap(
             mass = number
         elif parameter.kind == "payload":
             centre[parameter.axis] = number
+        elif parameter.kind == "floor":
+            floor[parameter.axis] = None if number == parameter.prior else number
         elif number != parameter.prior:
             table = tables.setdefault(_TABLES[parameter.kind], {})
             table.update(dict.fromkeys(parameter.joints, number))
@@ -234,7 +270,9 @@ def to_gap(
     return Gap(
         name=name,
         delay_s=delay_s,
+        floor_friction=floor[0],
+        floor_softness_s=floor[1],
         payload_kg={body: mass} if mass > 0.0 else {},
         payload_com_m={body: (centre[0], centre[1], centre[2])} if mass > 0.0 else {},
-        **joints,  # type: ignore[arg-type]
+        **joints,
     )

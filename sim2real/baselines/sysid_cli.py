@@ -9,7 +9,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from policies.robots import get_robot
-from sim2real.baselines.sysid import Estimate, SysIdConfig, SysIdReport, identify
+from sim2real.baselines.parameter_fit import Estimate, SysIdConfig
+from sim2real.baselines.sysid import SysIdReport, identify
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.cli import table_text
 from sim2real.replay.report import metric_rows
@@ -23,14 +24,14 @@ def sysid_command(
     *,
     parameters: tuple[str, ...] = (),
     detail: Literal["auto", "group", "side", "joint"] = "auto",
-    window_s: float = SysIdConfig.window_s,
+    window_s: float | None = None,
     windows: int = SysIdConfig.windows,
     iterations: int = SysIdConfig.iterations,
     seed: int = 0,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Motor strength, friction, inertia, payload and delay with which the simulator fits the logs.
+    """Motors, friction, inertia, payload, floor and delay with which the simulator fits the logs.
 
     Writes a gap that `--gap` of other commands takes. What the data do not tell stays nominal.
 
@@ -38,11 +39,13 @@ def sysid_command(
         episodes: folder of episodes, from `realign episodes build`; a part is held out.
         robot: robot name.
         out: JSON file for the gap.
-        parameters: strength, kp, kd, friction, damping, armature, offset, payload, delay; default
-            all but kp, for a legged robot without offset.
+        parameters: strength, kp, kd, limit, friction, damping, armature, spring, offset, payload,
+            floor, delay; default for a legged robot all but kp and damping (kd does the same), for
+            an arm all but kp, limit, spring and floor.
         detail: joints that share a value: left and right together (group), apart (side), none
             (joint); auto for group or joint, what explains the held-out part better.
-        window_s: length of the windows that are simulated from logged states, s.
+        window_s: length of the windows that are simulated from logged states, s; default 0.12 for
+            a legged robot and 0.25 for an arm.
         windows: most windows; more is slower.
         iterations: Jacobians at each level of detail.
         seed: of the split.

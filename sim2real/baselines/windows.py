@@ -41,6 +41,9 @@ class Windows:
     goal: SimState
     compared: Rows
 
+    def __len__(self) -> int:
+        return len(self.targets_rad)
+
     @classmethod
     def of(cls, log: Log, rows: Rows, ticks: int) -> Windows:
         """Windows of ``ticks`` from ``rows`` of a log."""

@@ -10,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from policies.robots import get_robot
+from sim2real.baselines.parameter_fit import SysIdConfig
+from sim2real.baselines.sysid import identify
 from sim2real.delta.files import check_output
 from sim2real.delta.findings import finding_rows, findings
 from sim2real.delta.model import DeltaModel, joint_indices
@@ -20,6 +22,8 @@ from sim2real.episodes.store import load_episodes
 from sim2real.replay.cli import table_text
 from sim2real.results import check_new, write_json
 from sim2real.sim.gaps import make_gap
+
+_IDENTIFY = "identify"
 
 
 def delta_train(
@@ -52,7 +56,9 @@ def delta_train(
         method: inverse: solve for the delta that explains the log; ppo: learn it by reinforcement
             learning as ASAP does, to compare with. Options of the other method have no effect.
         joints: joints that get a delta, `_joint` may be left out; none for all.
-        simulator: dynamics gap of the simulator to correct: the JSON of `realign sysid`, or a name.
+        simulator: dynamics gap of the simulator to correct: the JSON of `realign sysid`, a name,
+            or `identify` to identify the robot from the same episodes first; slower, and best
+            where the difference is one that parameters describe.
         networks: networks on top of the motor terms, where they help on held-out motions.
         window: ticks of history that the networks see; default: the better of 1 and 3.
         epochs: most passes of the networks over the data.
@@ -71,7 +77,7 @@ def delta_train(
     check_output(out, overwrite=overwrite)
     check_new(json, overwrite=overwrite)
     joint_indices(spec, joints)
-    gap = make_gap(spec, simulator)
+    gap = None if simulator == _IDENTIFY else make_gap(spec, simulator)
     logged = load_episodes(episodes, spec)
     common = _Common(joints=joints, limit_rad=limit_rad, seed=seed)
     with tqdm(
@@ -85,11 +91,14 @@ def delta_train(
             bar.set_description_str(f"delta: {stage}", refresh=False)
             bar.update(share - bar.n)
 
+        if gap is None:
+            config = SysIdConfig(seed=seed)
+            gap = identify(logged, spec, config=config, progress=lambda _, s: show("sysid", s))[0]
         if method == "ppo":
             learning = PpoDeltaConfig(**common, minutes=minutes, iterations=iterations, envs=envs)
             learned = train_ppo_delta(logged, spec, config=learning, simulator=gap, progress=show)
         else:
-            config = DeltaConfig(
+            solving = DeltaConfig(
                 **common,
                 networks=networks,
                 window=window,
@@ -97,14 +106,14 @@ def delta_train(
                 rounds=rounds,
                 horizon_s=horizon_s,
             )
-            solved = train_delta(logged, spec, config=config, simulator=gap, progress=show)
+            solved = train_delta(logged, spec, config=solving, simulator=gap, progress=show)
     model = learned[0] if method == "ppo" else solved[0]
     model.save(out, overwrite=overwrite)
     if method == "ppo":
         _print_ppo(*learned)
     else:
         _print(*solved)
-    print(f"model: {out}")
+    print(f"simulator that it corrects: {model.simulator.name}\nmodel: {out}")
     if json:
         write_json(json, _ppo_content(*learned) if method == "ppo" else _content(*solved, method))
 

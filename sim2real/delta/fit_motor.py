@@ -35,6 +35,8 @@ _CHUNK = 150  # windows; bounds memory
 _MOST_WINDOWS = 800
 _ITERATIONS = 4
 _ROBUST = 2.0  # errors of this many typical ones begin to count less
+_WORTH = 0.01  # share of the replay error below which no terms are better than some
+_STEEP = 3.0  # derivatives of this many usual ones begin to count less
 _VELOCITY = 0.3  # weight of velocities against positions, each in units of its typical error
 
 
@@ -120,7 +122,7 @@ def fit_motor(
         for candidate in _candidates(problem, groups, terms):
             left = np.mean([judge(p, g) for g, p in candidate.left_out.items()])
             explained = 1.0 - float(left) / max(open_loop, 1e-30)
-            if explained > best.explained:
+            if explained > max(best.explained, _WORTH):
                 best = candidate.finish(problem, explained)
         if progress:
             progress((i + 1) / len(todo))
@@ -158,14 +160,13 @@ def _candidates(
     every = max(ticks // 4, -(-len(starts) // _MOST_WINDOWS), 1)
     starts = starts[(starts - log.first[starts]) % every == 0]
     used = np.tile([term.name in terms for term in TERMS], len(problem.joints))
-    unit = scales(problem.robot, problem.joints).ravel()
-    now = problem.full(np.zeros(len(unit)))
+    now = problem.full(np.zeros(len(problem.unit)))
     normal: dict[int, _Normal] = {}
     for _ in range(_ITERATIONS):
         # What is typical shrinks as the fit gets better, and outliers stand out more.
         scale = problem.typical(starts, now)
         normal = problem.normal_equations(starts, groups[starts], now, scale)
-        now = problem.full(_solve(list(normal.values()), used, unit, _RIDGES[0]))
+        now = problem.full(_solve(list(normal.values()), used, problem.unit, _RIDGES[0]))
     out = []
     for ridge in _RIDGES:
         left_out = {
@@ -176,9 +177,9 @@ def _candidates(
             _Candidate(
                 terms=terms,
                 ridge=ridge,
-                parameters=problem.full(_solve(list(normal.values()), used, unit, ridge)),
+                parameters=problem.full(_solve(list(normal.values()), used, problem.unit, ridge)),
                 left_out={
-                    group: problem.full(_solve(rest, used, unit, ridge))
+                    group: problem.full(_solve(rest, used, problem.unit, ridge))
                     for group, rest in left_out.items()
                 },
             )
@@ -215,6 +216,7 @@ class _Problem:
         self.weights = np.empty(tangent_size(robot))
         for where, weight in self.blocks:
             self.weights[where] = weight
+        self.unit = scales(robot, joints).ravel()
         self.history = History.of(log, motor_rad, np.arange(len(log.first)), 1)
 
     def normal_equations(
@@ -223,11 +225,13 @@ class _Problem:
         """Sums over the windows of each motion."""
         many = len(self.joints) * len(TERMS)
         out: dict[int, _Normal] = {}
-        for begin in range(0, len(starts), _CHUNK):
-            part = slice(begin, begin + _CHUNK)
+        chunks = -(-len(starts) // _CHUNK)
+        for first in range(chunks):
+            part = slice(first, None, chunks)  # each sees something of every motion
             errors, slopes = self._carry(starts[part], parameters, slopes=True)
             assert slopes is not None
             root = self.weights / (scale * np.sqrt(1.0 + (errors / (_ROBUST * scale)) ** 2))
+            root = root * self._trust(slopes)
             now = parameters[self.joints].ravel()
             a = slopes * root[..., None]
             y = (errors - slopes @ now) * root
@@ -240,6 +244,18 @@ class _Problem:
                     new = _Normal(n=have.n + new.n, b=have.b + new.b)
                 out[int(group)] = new
         return out
+
+    def _trust(self, slopes: Float) -> Float:
+        """Weights (B, 1, x) of windows by the size of their derivatives (B, K, x, m terms).
+
+        Where a probe makes or breaks a contact, a derivative is huge and means nothing; the error
+        there may be small, so that no weight of errors would notice.
+        """
+        unit = (self.unit**2).astype(np.float32)
+        size = np.sqrt((slopes**2 @ unit).sum(axis=1))
+        usual = np.median(size, axis=0) + np.finfo(np.float32).tiny
+        trust: Float = (1.0 / np.sqrt(1.0 + (size / (_STEEP * usual)) ** 2))[:, None]
+        return trust
 
     def full(self, parameters: Float) -> Float:
         """Parameters of the chosen joints, flat, as those of all joints, (n, terms)."""

@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from policies.robots import get_robot
-from sim2real.delta.model import load_delta
+from sim2real.delta.model import DeltaModel, load_delta
+from sim2real.delta.trust import TrustMeter
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.open_loop import HORIZONS_S, replay
 from sim2real.replay.report import metric_rows, replay_sections
@@ -58,6 +59,7 @@ def replay_command(
     for file in (json, report):
         check_new(file, overwrite=overwrite)
     model = None if delta is None else load_delta(delta, spec)
+    meter = TrustMeter(model) if isinstance(model, DeltaModel) else None
     logged = load_episodes(episodes, spec)
     with tqdm(
         total=1.0,
@@ -68,7 +70,7 @@ def replay_command(
         result = replay(
             logged,
             spec,
-            delta=model,
+            delta=meter or model,
             horizons_s=horizons_s,
             gap=make_gap(spec, gap),
             progress=lambda share: _to(bar, share),
@@ -76,6 +78,9 @@ def replay_command(
     content = result.to_json()
     print(f"{robot}: {result.windows} windows of {result.episodes} episodes, {result.rate_hz:g} Hz")
     print(table_text(*metric_rows(content)))
+    if meter is not None:
+        content["methods"]["delta_action"]["trust"] = meter.summary()
+        print(_trust_text(meter))
     worst = list(zip(result.joint_names, *_last_per_joint(content), strict=True))
     print(f"\njoint RMSE over {horizons_s[-1]:g} s, mrad")
     header = ("joint", *(m.replace("_", " ") for m in result.methods))
@@ -86,6 +91,15 @@ def replay_command(
         write_report(
             report, f"Open-loop replay: {robot}", replay_sections(result), overwrite=overwrite
         )
+
+
+def _trust_text(meter: TrustMeter) -> str:
+    """How far the model trusted itself in this replay."""
+    trust = meter.summary()
+    text = f"trust of the delta in itself: {100 * trust['joints']:.0f} %"
+    if meter.model.gain > 0.0:
+        text += f", of its networks {100 * trust['network']:.0f} %"
+    return f"{text} (100 %: states like those it was trained on; 0 %: it adds nothing)"
 
 
 def _to(bar: tqdm[Any], share: float) -> None:

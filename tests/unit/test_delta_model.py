@@ -322,4 +322,16 @@ def test_command_trains_a_model_that_replay_uses(episodes, tmp_path, capsys):
     assert main([*replayed, "--json", str(tmp_path / "r.json")]) == 0
     methods = json.loads((tmp_path / "r.json").read_text())["methods"]
     assert methods.keys() == {"open_loop", "delta_action"}
+    assert 0.0 <= methods["delta_action"]["trust"]["joints"] <= 1.0
+    assert "trust of the delta in itself" in capsys.readouterr().out
     assert main([*args, "--overwrite", "--joints", "elbow"]) == 2
+
+
+@pytest.mark.slow
+def test_the_simulator_can_be_identified_first(episodes, tmp_path, capsys):
+    save_episodes(episodes, tmp_path / "train")
+    args = ["delta", "train", str(tmp_path / "train"), "--robot", "panda", "--no-networks"]
+    out = tmp_path / "delta"
+    assert main([*args, "--simulator", "identify", "--out", str(out)]) == 0
+    assert "simulator that it corrects: sysid" in capsys.readouterr().out
+    assert load_delta(out, PANDA).simulator.strength

@@ -8,8 +8,9 @@ import pytest
 
 from policies.errors import InputError
 from policies.robots import G1, PANDA
+from sim2real.baselines.parameter_fit import SysIdConfig
 from sim2real.baselines.parameters import KINDS, joint_groups, list_parameters, to_gap
-from sim2real.baselines.sysid import SysIdConfig, identify
+from sim2real.baselines.sysid import identify
 from sim2real.cli import main
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
@@ -29,6 +30,7 @@ LEGGED = Gap(
     strength={"*_ankle_*": 0.7, "*_knee_*": 0.85},
     payload_kg={"torso_link": 2.0},
     payload_com_m={"torso_link": (0.0, 0.0, 0.15)},
+    floor_softness_s=0.04,
 )
 KINDS_OF_ARM = ("strength", "friction", "payload", "delay")
 
@@ -102,6 +104,36 @@ def test_held_out_replay_gets_far_better(found):
 def test_the_same_input_gives_the_same_result(arm):
     config = SysIdConfig(parameters=("delay",), windows=12, iterations=1)
     assert identify(arm, PANDA, config=config)[0] == identify(arm, PANDA, config=config)[0]
+
+
+def test_parameters_of_a_legged_robot_come_back():
+    # It stands on its feet, rocks and stumbles: contacts open and close all the time.
+    logs = [record(G1, LEGGED, seed, 1.2, 0.05) for seed in range(5)]
+    config = SysIdConfig(parameters=("strength", "payload", "floor"), detail="group", windows=40)
+    gap, report = identify(logs, G1, config=config)
+    strength = dict(zip(G1.joint_names, gap.per_joint(G1, gap.strength, factor=True), strict=True))
+    assert strength["left_ankle_pitch_joint"] == pytest.approx(0.7, rel=0.05)
+    assert strength["right_knee_joint"] == pytest.approx(0.85, rel=0.05)
+    assert strength["left_hip_pitch_joint"] == pytest.approx(1.0, rel=0.05)
+    assert 0.8 < gap.payload_kg["torso_link"] < 3.0  # its height makes up for its mass
+    assert gap.floor_softness_s == pytest.approx(0.04, rel=0.1)
+    methods = report.held_out.methods
+    assert methods["sysid"].e_g_mpjpe_mm[0] < 0.3 * methods["open_loop"].e_g_mpjpe_mm[0]
+
+
+def test_what_the_data_do_not_tell_stays_nominal_and_is_named():
+    logs = [record(PANDA, Gap(), seed, 2.0, 0.2, still=(6,), noise=0.002) for seed in range(3)]
+    config = SysIdConfig(parameters=("friction", "kd", "damping", "payload"), windows=16)
+    gap, report = identify(logs, PANDA, config=config)
+    assert {"kd panda_joint7", "damping panda_joint7"} <= set(report.unidentified)
+    assert "payload panda_hand x" in report.unidentified  # nothing tells where no payload is
+    for estimate in report.estimates:
+        if estimate.state == "prior":
+            assert estimate.value == estimate.prior
+            assert estimate.std == pytest.approx(estimate.prior_std)
+            assert not any(
+                "panda_joint7" in getattr(gap, table) for table in ("kd", "damping_nm_s_rad")
+            )
 
 
 def test_joints_are_grouped_by_name():
