@@ -23,6 +23,7 @@ def collect(
     episodes: int,
     seed: int = 0,
     noise: float = 0.0,
+    linger: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> Demonstrations:
     """Record successful runs of an expert.
@@ -35,15 +36,17 @@ def collect(
         noise: standard deviation of noise on the actions that are done, raw units, on the entries
             that :attr:`EnvironmentSpec.smooth` marks. What is recorded is what the expert wanted,
             so the data show how to come back from where the noise led (Laskey et al. 2017).
+        linger: steps that are recorded beyond success. A policy that has only seen runs that end
+            where success begins stops just short of it.
         report: called with 1 for each run that is kept.
 
     Raises:
         InputError: too few runs succeed.
     """
-    if episodes < 1 or noise < 0.0:
+    if episodes < 1 or noise < 0.0 or linger < 0:
         raise InputError(
-            f"demonstrations: expected at least 1 episode and noise of at least 0, got {episodes} "
-            f"and {noise}"
+            "demonstrations: expected at least 1 episode, and noise and lingering of at least 0, "
+            f"got {episodes}, {noise} and {linger}"
         )
     spec = environment.spec
     data = Demonstrations(
@@ -57,7 +60,7 @@ def collect(
         if len(data) == episodes:
             break
         run_seed = seed * _SEEDS_APART + attempt
-        rows = _run(environment, expert, run_seed, noise)
+        rows = _run(environment, expert, run_seed, noise, linger)
         if rows is None:
             continue
         states, actions, images = rows
@@ -77,7 +80,7 @@ def collect(
 
 
 def _run(
-    environment: Environment, expert: Expert, seed: int, noise: float
+    environment: Environment, expert: Expert, seed: int, noise: float, linger: int
 ) -> tuple[Float, Float, dict[str, NDArray[np.uint8]]] | None:
     """States, actions and images of one run, or None if it failed."""
     spec = environment.spec
@@ -85,16 +88,21 @@ def _run(
     scale = noise * np.array(spec.smooth, dtype=np.float64)
     seen = environment.reset(seed)
     expert.reset(seed)
-    states, actions, images = [], [], [seen.images]
-    for _ in range(spec.max_steps):
+    states, actions, images = [], [], []
+    left: int | None = None  # steps to go, once success is reached
+    for _ in range(spec.max_steps + linger):
         states.append(seen.state)
+        images.append(seen.images)
         actions.append(expert.act(seen))
         outcome = environment.step(actions[-1] + scale * rng.normal(size=len(scale)))
         seen = outcome.seen
-        if outcome.success:
+        if left is None and outcome.success:
+            left = linger
+        if left == 0:
             cameras = {name: np.stack([image[name] for image in images]) for name in seen.images}
             return np.array(states), np.array(actions), cameras
+        if left is not None:
+            left -= 1
         if outcome.failure:
             return None
-        images.append(seen.images)
     return None

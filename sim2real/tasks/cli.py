@@ -14,9 +14,11 @@ from policies.diffusion.interface import ChunkModel
 from policies.evaluation.evaluate import EvaluationConfig, evaluate
 from policies.evaluation.loop import ExecutionConfig
 from sim2real.results import check_new, write_json
+from sim2real.tasks import metaworld
 from sim2real.tasks.registry import make_environment, make_expert
 
 DEFAULT_NOISE = 0.1
+LINGER = {task: 20 for task in metaworld.TASKS}  # a quarter of a second
 EXPERT_NOISE = {"obstacle": 0.05, "panda-ball": 0.02}
 
 
@@ -51,6 +53,7 @@ def policy_demos(
             make_expert(environment),
             episodes=episodes,
             seed=seed,
+            linger=LINGER.get(task, 0),
             noise=EXPERT_NOISE.get(task, DEFAULT_NOISE) if noise is None else noise,
             report=bar.update,
         )

@@ -45,7 +45,7 @@ def main() -> int:
     add("--kinds", nargs="+", default=list(KINDS), help="kinds of `realign policy train`")
     add("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     add("--demonstrations", type=int, default=50, help="successful runs of the expert a task")
-    add("--steps", type=int, default=12000, help="optimiser steps")
+    add("--steps", type=int, default=8000, help="optimiser steps")
     add("--batch", type=int, default=128, help="samples a step")
     add("--width", type=int, default=128, help="units of a layer, the same for all")
     add("--jobs", type=int, default=2, help="trainings side by side")

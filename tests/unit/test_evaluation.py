@@ -335,6 +335,14 @@ def test_demonstrations_hold_what_the_expert_wanted_and_only_success():
     np.testing.assert_array_equal(again.state[1], data.state[1])
 
 
+def test_lingering_shows_what_to_do_where_the_task_is_solved():
+    short, long = (collect(Count(4.0), Forward(), episodes=2, linger=linger) for linger in (0, 6))
+    for a, b in zip(short.state, long.state, strict=True):
+        assert len(b) == len(a) + 6
+        np.testing.assert_array_equal(b[: len(a)], a)
+        assert (b[len(a) :, 2] >= 4.0).all()
+
+
 def test_an_expert_that_fails_is_an_input_error():
     with pytest.raises(InputError, match="got 0 in 8 attempts"):
         collect(Count(), Forward(), episodes=2)
