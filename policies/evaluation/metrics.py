@@ -17,7 +17,11 @@ def wilson(successes: int, runs: int) -> tuple[float, float]:
     share, z2 = successes / runs, _Z95**2
     middle = (share + z2 / (2 * runs)) / (1 + z2 / runs)
     half = _Z95 * math.sqrt(share * (1 - share) / runs + z2 / (4 * runs**2)) / (1 + z2 / runs)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Exactly 0 or 1 where rounding would miss them.
+    return (
+        0.0 if successes == 0 else middle - half,
+        1.0 if successes == runs else middle + half,
+    )
 
 
 def largest_jump(actions: Float) -> float:

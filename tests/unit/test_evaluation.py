@@ -286,6 +286,12 @@ def test_time_of_an_answer_is_shared_out_among_its_actions():
     assert figures["network_calls_per_answer"] == pytest.approx(7.5)
 
 
+def test_wilson_interval_ends_at_the_ends():
+    assert wilson(0, 7)[0] == 0.0
+    assert wilson(7, 7)[1] == 1.0
+    assert wilson(0, 7)[1] == pytest.approx(1.0 - wilson(7, 7)[0])
+
+
 def test_figures_of_known_motions():
     steps = np.arange(10.0)
     assert jerk(np.stack([steps, steps**2], axis=1)) == pytest.approx(0.0)
