@@ -36,6 +36,7 @@ from realign_unitree_driver.dds import (
 from realign_unitree_driver.switcher import SwitcherServer
 
 PERIOD_NS = 1_000_000_000 // RATE_HZ
+_LOST_PERIODS = 5
 # What the motors were told in a tick, for the trace.
 NOTHING, FOLLOW, DAMPING = range(3)
 
@@ -70,7 +71,7 @@ class Emulator:
         self.commands_too_early = 0
         self.gap_ms = Percentiles(65536)
         self.longest_gap_ms = 0.0
-        self.physics_s = 0.0
+        self.physics_s = self.lost_s = 0.0
         self.running = True
         self.trace: list[tuple[int, int, float, float]] | None = [] if keep_trace else None
         self._last_command_ns: int | None = None
@@ -96,7 +97,11 @@ class Emulator:
                 self.writer.write(state)
             if self.bench.ticks % 10 == 0:
                 self.switcher.serve()
-            deadline = max(deadline + PERIOD_NS, now - 50 * PERIOD_NS)
+            # A robot has no backlog to work off: time that the host did not give is lost to it.
+            if now - deadline > _LOST_PERIODS * PERIOD_NS:
+                self.lost_s += (now - deadline) / 1e9
+                deadline = now
+            deadline += PERIOD_NS
             delay = deadline - time.monotonic_ns()
             if delay > 0:
                 time.sleep(delay / 1e9)
@@ -142,6 +147,7 @@ class Emulator:
             "refused": bench.refused,
             "command_gap_ms": {**self.gap_ms.summary(), "max": self.longest_gap_ms},
             "mujoco_s": self.physics_s,
+            "lost_s": self.lost_s,
         }
 
 

@@ -235,6 +235,8 @@ class WireLoop:
             self.finish()
 
     def _node_gone(self) -> None:
+        if self.end is not None:
+            self.end.close()
         self.end = None
         if self._end_ns is None:
             self.core.stop(Stop.NODE_DIED)

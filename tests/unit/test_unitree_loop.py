@@ -1,0 +1,151 @@
+"""The Unitree wire process's loop against the emulated robot in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cyclonedds", reason="needs CycloneDDS: pip install 'realign[unitree]'")
+
+from realign_unitree_driver import channel, wire_process
+from realign_unitree_driver.core import Mode, Stop
+from realign_unitree_driver.dds import LOW_CMD, Participant, RawWriter, wait_until
+from realign_unitree_driver.wire_process import Wire, WireConfig, WireLoop, make_core
+
+from policies.robots import get_robot
+
+GO2 = get_robot("go2")
+
+
+@pytest.fixture(scope="module")
+def domains():
+    """Numbers of DDS domains that nobody else in this session uses."""
+    return iter(range(20 + os.getpid() % 60, 100))
+
+
+class Rig:
+    """The emulated robot in a process, and a wire loop in a thread of this one."""
+
+    def __init__(self, folder, domain, robot="go2", faults=""):
+        self.summary_path = folder / "emulator.json"
+        words = ["--robot", robot, "--domain", str(domain), "--faults", faults]
+        words += ["--summary", str(self.summary_path)]
+        self.emulator = subprocess.Popen(
+            [sys.executable, "-m", "realign_unitree_driver.emulator", *words]
+        )
+        config = WireConfig(robot=robot, network="lo", domain=domain)
+        try:
+            self.wire = Wire(config, Participant("lo", domain))
+            self.wire.greet()
+        except BaseException:
+            self.emulator.kill()
+            raise
+        self.core = make_core(self.wire)
+        self.node, end = channel.channel_pair()
+        self.loop = WireLoop(self.wire, self.core, end)
+        self.thread = threading.Thread(target=self.loop.run)
+        self.thread.start()
+
+    def command(self, seconds, target):
+        """Send set-points at 200 Hz; returns the newest state packet."""
+        record = None
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            channel.send(self.node, channel.command(channel.TRACK, target))
+            while (newer := channel.receive(self.node, channel.STATE)) is not None:
+                record = newer
+            time.sleep(0.005)
+        return record
+
+    def end_emulator(self):
+        """End it, and read what it saw."""
+        if self.emulator.poll() is None:
+            self.emulator.send_signal(signal.SIGINT)
+            self.emulator.wait(10.0)
+        return json.loads(self.summary_path.read_text())
+
+    def close(self):
+        """End everything."""
+        self.loop.finish()
+        self.thread.join()
+        self.end_emulator()
+
+
+@pytest.fixture
+def rig(tmp_path, domains, monkeypatch):
+    monkeypatch.setattr(wire_process, "_LISTEN_S", 0.2)
+    monkeypatch.setattr(wire_process, "_LAST_DAMPING_S", 0.2)
+    monkeypatch.setattr(wire_process, "_FIRST_STATE_S", 20.0)
+    rigs = []
+
+    def make(**options):
+        rigs.append(Rig(tmp_path, next(domains), **options))
+        return rigs[-1]
+
+    yield make
+    for made in rigs:
+        made.close()
+
+
+def test_go2_stands_and_finishes_in_damping(rig):
+    made = rig()
+    record = made.command(1.5, GO2.default_rad)
+    assert Mode(int(record["mode"])) is Mode.TRACKING
+    assert np.abs(channel.joints(GO2, record, "q") - GO2.default_rad).max() < 0.15
+    assert record["accel_m_s2"][2] == pytest.approx(9.81, abs=1.5)
+    channel.send(made.node, channel.command(channel.FINISH))
+    made.thread.join(5.0)
+    assert not made.thread.is_alive()
+    assert made.core.stopped_by is Stop.FINISHED
+    seen = made.end_emulator()
+    assert not seen["fell"]
+    assert seen["refused"] == {}
+    assert seen["damaged"] == seen["commands_too_early"] == 0
+    assert seen["commands"] > 500
+    assert seen["command_gap_ms"]["p50"] < 4.0
+
+
+def test_death_of_the_node_damps_until_the_robot_is_gone(rig, monkeypatch):
+    monkeypatch.setattr(wire_process, "_ROBOT_GONE_S", 0.3)
+    made = rig()
+    made.command(0.3, GO2.default_rad)
+    made.node.close()
+    assert wait_until(lambda: made.core.mode is Mode.DAMP, 1.0)
+    assert made.core.stopped_by is Stop.NODE_DIED
+    time.sleep(0.5)
+    assert made.thread.is_alive()  # goes on damping
+    made.end_emulator()
+    made.thread.join(5.0)
+    assert not made.thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ("silent@0.2", Stop.ROBOT_SILENT),
+        ("bad_crc@0.2", Stop.ROBOT_SILENT),
+        ("keys=L2+B@0.2:0.1", Stop.REMOTE),
+        ("hot@0.2", Stop.HOT),
+    ],
+)
+def test_fault_of_the_robot_damps(rig, faults, reason):
+    made = rig(faults=faults)
+    made.command(0.8, GO2.default_rad)
+    assert made.core.stopped_by is reason
+    assert made.core.mode is Mode.DAMP
+
+
+def test_second_commander_while_running_damps(rig):
+    made = rig()
+    made.command(0.3, GO2.default_rad)
+    other = Participant("lo", made.wire.participant.domain_id)
+    writer = RawWriter(other, LOW_CMD, made.wire.wiring.low_cmd)
+    made.command(0.8, GO2.default_rad)
+    assert made.core.stopped_by is Stop.SECOND_COMMANDER
+    assert writer.missed == 0
