@@ -45,7 +45,7 @@ def main() -> int:
     add("--kinds", nargs="+", default=list(KINDS), help="kinds of `realign policy train`")
     add("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
     add("--demonstrations", type=int, default=50, help="successful runs of the expert a task")
-    add("--steps", type=int, default=8000, help="optimiser steps")
+    add("--steps", type=int, default=5000, help="optimiser steps")
     add("--batch", type=int, default=128, help="samples a step")
     add("--width", type=int, default=128, help="units of a layer, the same for all")
     add("--jobs", type=int, default=2, help="trainings side by side")
@@ -60,8 +60,13 @@ def main() -> int:
     trainings = [Training(t, k, s) for s in args.seeds for t in args.tasks for k in args.kinds]
     missing = [one for one in trainings if not (args.out / one.name).exists()]
     with ThreadPoolExecutor(args.jobs) as pool:
-        for one, seconds in zip(missing, pool.map(lambda x: _train(x, args), missing), strict=True):
-            print(f"{one.name}: {seconds:.0f} s", flush=True)
+        running = [pool.submit(_train, one, args) for one in missing]
+        try:
+            for one, training in zip(missing, running, strict=True):
+                print(f"{one.name}: {training.result():.0f} s", flush=True)
+        except BaseException:  # what has not begun shall not begin
+            pool.shutdown(cancel_futures=True)
+            raise
     total = time.monotonic() - start
     print(
         f"demonstrations {recorded:.0f} s, {len(missing)} trainings, in all {total / 60:.1f} min "
