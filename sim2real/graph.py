@@ -120,17 +120,23 @@ def private_domain_id() -> int:
 
 
 def watch(graph: Graph, *, progress: bool, description: str) -> None:
-    """Follow the driver's progress until it ends; a dead process or a standstill is a fault."""
+    """Follow the driver's progress until it ends.
+
+    A dead process, a standstill, or what the driver itself calls one is a fault.
+    """
     driver = next(p for p in graph.processes if p.name == "driver")
+    faults: list[str] = []
     heard = [time.monotonic() + START_S - STANDSTILL_S]
     bar = tqdm(total=1.0, desc=description, unit="s", disable=None if progress else True)
 
     def follow() -> None:
         assert driver.popen.stdout is not None
         for line in driver.popen.stdout:
-            word, *numbers = line.split()
-            if word == "progress":
-                done, total = (float(x) for x in numbers)
+            word, *rest = line.split()
+            if word == "fault":
+                faults.append(" ".join(rest))
+            elif word == "progress":
+                done, total = (float(x) for x in rest)
                 bar.total = total
                 bar.update(done - bar.n)
                 heard[0] = time.monotonic()
@@ -144,6 +150,8 @@ def watch(graph: Graph, *, progress: bool, description: str) -> None:
                 raise InputError(last_words(dead).removeprefix("realign: "))
             if dead is not None:
                 raise FaultError(f"the {dead.name} process ended early: {last_words(dead)}")
+            if faults:
+                raise FaultError(f"the driver reports: {faults[0]}")
             if time.monotonic() - heard[0] > STANDSTILL_S:
                 words = "; ".join(f"{p.name}: {last_words(p)}" for p in graph.processes)
                 raise FaultError(f"no progress for {STANDSTILL_S:g} s ({words})")

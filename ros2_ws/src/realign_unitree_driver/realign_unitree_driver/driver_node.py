@@ -226,9 +226,10 @@ class DriverNode(Node):
 
     def damp_ourselves(self) -> None:
         """Take the wire process's place, only to damp, until the robot is off or a signal comes."""
-        self.get_logger().fatal(
-            "the wire process died: this node damps the robot until it is switched off"
-        )
+        text = "the wire process died: this node damps the robot until it is switched off"
+        self.get_logger().fatal(text)
+        if self.progress:
+            print(f"fault {text}", flush=True)
         mover = Wire(self.config, self.participant)
         core = make_core(mover)
         core.stop(Stop.WIRE_DIED)
