@@ -37,6 +37,8 @@ class Problem:
         lower, upper: bounds, (P,).
         floor: smallest noise that is believed of each signal, (C,), in units of the residuals.
         kind: number of the kind of quantity that each signal is, (C,).
+        contacts: True where contacts open and close, so that some derivatives mean nothing; where
+            there are none, what is steep is telling.
         probe: step of the finite differences.
         outlier: residual over noise beyond which a sample loses influence.
     """
@@ -46,6 +48,7 @@ class Problem:
     upper: Float
     floor: Float
     kind: NDArray[np.intp]
+    contacts: bool = False
     probe: float = 0.1
     outlier: float = 3.0
 
@@ -126,7 +129,9 @@ class Local:
 def local_problem(problem: Problem, z: Float, residuals: Float, jacobian: Float) -> Local:
     """The problem around ``z`` from residuals (B, T, C) and their Jacobian (P, B T C)."""
     noise = problem.noise(residuals)
-    weights = problem.weights(residuals, noise) * _trust(jacobian, residuals.shape)
+    weights = problem.weights(residuals, noise)
+    if problem.contacts:
+        weights = weights * _trust(jacobian, residuals.shape)
     weighted = jacobian * weights.reshape(-1)
     return Local(
         z=z,

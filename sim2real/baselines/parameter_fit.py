@@ -111,6 +111,7 @@ class ParameterFit:
             upper=np.array([p.standard(p.upper) for p in self.parameters]),
             floor=floor,
             kind=kind,
+            contacts=self.robot.floating_base,
         )
 
     def _gap(self, z: Float) -> Gap:

@@ -231,7 +231,8 @@ class _Problem:
             errors, slopes = self._carry(starts[part], parameters, slopes=True)
             assert slopes is not None
             root = self.weights / (scale * np.sqrt(1.0 + (errors / (_ROBUST * scale)) ** 2))
-            root = root * self._trust(slopes)
+            if self.robot.floating_base:  # an arm touches nothing: what is steep there is telling
+                root = root * self._trust(slopes)
             now = parameters[self.joints].ravel()
             a = slopes * root[..., None]
             y = (errors - slopes @ now) * root
