@@ -115,7 +115,7 @@ def policy_train(
     prediction_horizon: int = 16,
     action_horizon: int = 8,
     diffusion_steps: int = 100,
-    prediction: Literal["v", "epsilon"] = "v",
+    prediction: Literal["v", "epsilon", "preconditioned", "velocity"] | None = None,
     normalisation: Literal["minmax", "gaussian"] = "minmax",
     steps: int = 5000,
     batch: int = 256,
@@ -147,7 +147,8 @@ def policy_train(
         prediction_horizon: actions in a plan.
         action_horizon: actions of a plan that are carried out before the next.
         diffusion_steps: noise levels of the kind ddpm.
-        prediction: what a network of the kind ddpm answers; few steps are more accurate with v.
+        prediction: what the network answers: v or epsilon (ddpm), preconditioned or velocity
+            (flow, streaming); the first of each is the default.
         normalisation: of states and actions: to [-1, 1], or to mean 0 and deviation 1.
         steps: optimiser steps.
         batch: samples a step.

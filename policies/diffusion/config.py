@@ -9,7 +9,7 @@ from typing import Any, cast
 from policies.actor.config import Reader
 from policies.diffusion.interface import CameraSpec, ChunkSpec
 from policies.diffusion.normaliser import Normaliser
-from policies.diffusion.process import Prediction
+from policies.diffusion.process import PREDICTIONS, Prediction
 from policies.errors import InputError
 
 SCHEMA = 1
@@ -26,7 +26,6 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
 """Kind of model -> the samplers that can run it, the default first."""
 
 NETWORKS = ("resmlp", "unet", "transformer")
-PREDICTIONS = ("v", "epsilon")
 PRIMERS = ("denoise", "zero", "constant")
 CODE_GROUPS, CODES = 2, 32
 """Codebooks of a ``vqbet`` model, and codes in each."""
@@ -102,7 +101,8 @@ class ModelConfig:
         network: shape of the network.
         sampler: how it is run unless asked otherwise.
         diffusion_steps: noise levels of a ``ddpm`` model.
-        prediction: what the network of a ``ddpm`` model answers; None for other kinds.
+        prediction: what the network answers, see
+            :data:`policies.diffusion.process.PREDICTIONS`; None for other kinds.
         state, action: normalisation.
         first_action: mean first action of the demonstrations, raw units, (A,).
         robot: robot that it was made for, or None.
@@ -230,6 +230,14 @@ def _parse_normaliser(data: Any, size: int, where: str) -> Normaliser:
     return Normaliser(**arrays)
 
 
+def _parse_prediction(reader: Reader, kind: str, where: str) -> Prediction | None:
+    if kind not in PREDICTIONS:
+        return None
+    if kind != "ddpm" and not reader.has("prediction"):
+        return "velocity"  # written before there was a choice
+    return cast(Prediction, _choice(reader, "prediction", PREDICTIONS[kind], where))
+
+
 def _parse_robot(data: Any, where: str) -> RobotBinding:
     reader = Reader(data, where)
     reader.only(*RobotBinding.__dataclass_fields__)
@@ -275,9 +283,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
         network=_parse_network(reader.value("network"), f"{where}, 'network'"),
         sampler=_parse_sampler(reader.value("sampler"), kind, f"{where}, 'sampler'"),
         diffusion_steps=reader.integer("diffusion_steps", 1, _MAX_STEPS),
-        prediction=cast(Prediction, _choice(reader, "prediction", PREDICTIONS, where))
-        if kind == "ddpm"
-        else None,
+        prediction=_parse_prediction(reader, kind, where),
         state=_parse_normaliser(reader.value("state"), len(spec.state_names), f"{where}, 'state'"),
         action=_parse_normaliser(reader.value("action"), actions, f"{where}, 'action'"),
         first_action=first,

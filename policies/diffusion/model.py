@@ -72,7 +72,7 @@ class GenerativeModel:
         self.process: Process = make_process(
             config.kind,
             diffusion_steps=config.diffusion_steps,
-            prediction=config.prediction or "v",
+            prediction=config.prediction,
             prediction_horizon=config.spec.prediction_horizon,
             action_horizon=config.spec.action_horizon,
         )
@@ -193,7 +193,9 @@ class GenerativeModel:
                 clean = own * clean
                 for weight, other in others:
                     clean = clean + weight * other(noisy, level, rows).clean
-            return Estimated(clean, np.exp(0.5 * variance.astype(np.float64)))
+            if self.sampler.name != "adaptive":
+                return Estimated(clean)
+            return Estimated(clean, at.velocity_error(np.exp(0.5 * variance.astype(np.float64))))
 
         return estimate
 

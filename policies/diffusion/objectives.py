@@ -55,7 +55,11 @@ def objective(
     target = tensor.factor(at.clean) * clean + tensor.factor(at.noise) * eps
     condition = tensor.condition(network, batch)
     output, log_variance = network.denoise(noisy, tensor(at.time), condition)
-    error = ((output - target) ** 2).mean(dim=(1, 2))
+    miss = (output - target) ** 2
+    if level.ndim == 2:
+        # A step that is already clean holds no trace of the noise in its target.
+        miss = miss * tensor.factor(at.sigma > 0.0) * (at.sigma.size / np.count_nonzero(at.sigma))
+    error = miss.mean(dim=(1, 2))
     loss = error.mean()
     if network.has_spread:
         # The head sees features that it does not train, so the two terms do not compete.

@@ -17,7 +17,16 @@ import numpy as np
 
 from policies.interface import Float
 
-Prediction = Literal["v", "epsilon"]
+DiffusionPrediction = Literal["v", "epsilon"]
+FlowPrediction = Literal["preconditioned", "velocity"]
+Prediction = Literal["v", "epsilon", "preconditioned", "velocity"]
+PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
+    "ddpm": ("v", "epsilon"),
+    "flow": ("preconditioned", "velocity"),
+    "streaming": ("preconditioned", "velocity"),
+}
+"""Kind of model -> what its network may answer, the default first."""
+
 
 SIGMA_MIN, SIGMA_MAX, _RHO = 0.01, 20.0, 7.0
 _SIGMA_DATA = 0.5
@@ -49,6 +58,11 @@ class Coefficients:
             spread(x) for x in (self.alpha, self.sigma, self.clean, self.noise)
         )
         out: Float = (sigma * output - noise * noisy) / (clean * sigma - noise * alpha)
+        return out
+
+    def velocity_error(self, error: Float) -> Float:
+        """Error of the flow's velocity by that of the network's answer, both (B,)."""
+        out: Float = error / (self.clean * self.sigma - self.noise * self.alpha)
         return out
 
 
@@ -84,7 +98,7 @@ class VariancePreserving:
     """
 
     levels: int = 100
-    prediction: Prediction = "v"
+    prediction: DiffusionPrediction = "v"
 
     @cached_property
     def alpha_bar(self) -> Float:
@@ -154,13 +168,29 @@ class Karras:
 
 @dataclass(frozen=True)
 class Flow:
-    """Flow matching along straight lines; a level is the time from 0 (noise) to 1 (clean)."""
+    """Flow matching along straight lines; a level is the time from 0 (noise) to 1 (clean).
+
+    Attributes:
+        prediction: what the network answers: ``velocity``, or ``preconditioned``: what is left of
+            it after the part that is linear in the noisy plan if actions are Gaussian, scaled to
+            one size, as EDM does for scores. The network then need not pass the noise through to
+            subtract it. It sees the noisy plan times what that says of the actions: nothing at
+            time 0, where a single step is the regression that it should be.
+    """
+
+    prediction: FlowPrediction = "preconditioned"
 
     def coefficients(self, level: Float) -> Coefficients:
-        """See :class:`Process`; the network answers the velocity."""
+        """See :class:`Process`."""
         one = np.ones_like(level)
+        scale, clean, noise = one, one, -one
+        if self.prediction == "preconditioned":
+            root = np.sqrt((1.0 - level) ** 2 + (level * _SIGMA_DATA) ** 2)
+            scale = level / root
+            clean = (1.0 - level) / (_SIGMA_DATA * root)
+            noise = -level * _SIGMA_DATA / root
         return Coefficients(
-            alpha=level, sigma=1.0 - level, scale=one, time=level, clean=one, noise=-one
+            alpha=level, sigma=1.0 - level, scale=scale, time=level, clean=clean, noise=noise
         )
 
     def draw(self, rng: np.random.Generator, batch: int) -> Float:
@@ -201,14 +231,16 @@ class Rolling:
     Attributes:
         horizon: steps in the plan, Tp; a multiple of ``execute``.
         execute: steps that are carried out before the next answer, Ta.
+        prediction: see :class:`Flow`.
     """
 
     horizon: int
     execute: int
+    prediction: FlowPrediction = "preconditioned"
 
     def coefficients(self, level: Float) -> Coefficients:
         """As :class:`Flow`, for each step."""
-        return Flow().coefficients(level)
+        return Flow(self.prediction).coefficients(level)
 
     def rest(self) -> Float:
         """Levels of a plan that is ready to be carried out, (horizon,)."""
@@ -243,7 +275,7 @@ def make_process(
     kind: str,
     *,
     diffusion_steps: int,
-    prediction: Prediction,
+    prediction: Prediction | None,
     prediction_horizon: int,
     action_horizon: int,
 ) -> Process:
@@ -252,18 +284,19 @@ def make_process(
     Args:
         kind: ``ddpm``, ``edm``, ``flow``, ``streaming``, or one without noise.
         diffusion_steps: levels of ``ddpm``.
-        prediction: what a ``ddpm`` network answers.
+        prediction: what the network answers, one of :data:`PREDICTIONS` for the kind.
         prediction_horizon: of the model, for ``streaming``.
         action_horizon: of the model, for ``streaming``.
     """
-    if kind == "ddpm":
-        return VariancePreserving(diffusion_steps, prediction)
     if kind == "edm":
         return Karras()
+    if kind == "ddpm":
+        return VariancePreserving(diffusion_steps, "v" if prediction == "v" else "epsilon")
+    answer: FlowPrediction = "velocity" if prediction == "velocity" else "preconditioned"
     if kind == "flow":
-        return Flow()
+        return Flow(answer)
     if kind == "streaming":
-        return Rolling(horizon=prediction_horizon, execute=action_horizon)
+        return Rolling(horizon=prediction_horizon, execute=action_horizon, prediction=answer)
     if kind in ("mlp", "vqbet"):
         return Regression()
     raise ValueError(f"no process of the name {kind!r}")

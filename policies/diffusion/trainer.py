@@ -17,7 +17,7 @@ from policies.diffusion.interface import CameraSpec, ChunkSpec
 from policies.diffusion.networks import ChunkNetwork, make_network
 from policies.diffusion.normaliser import Normalisation
 from policies.diffusion.objectives import code_objective, objective
-from policies.diffusion.process import Prediction, make_process
+from policies.diffusion.process import PREDICTIONS, Prediction, make_process
 from policies.diffusion.progress import Progress
 from policies.diffusion.windows import Windows
 from policies.errors import InputError
@@ -38,7 +38,8 @@ class TrainConfig:
         network: shape of the network.
         observation_horizon, prediction_horizon, action_horizon: To, Tp, Ta.
         diffusion_steps: noise levels of a ``ddpm`` model.
-        prediction: what its network answers, see :class:`policies.diffusion.process`.
+        prediction: what the network answers; None for the first of the kind's
+            :data:`policies.diffusion.process.PREDICTIONS`.
         normalisation: ``minmax`` or ``gaussian``.
         steps: optimiser steps.
         batch: samples a step.
@@ -58,7 +59,7 @@ class TrainConfig:
     prediction_horizon: int = 16
     action_horizon: int = 8
     diffusion_steps: int = 100
-    prediction: Prediction = "v"
+    prediction: Prediction | None = None
     normalisation: Normalisation = "minmax"
     steps: int = 5000
     batch: int = 256
@@ -183,6 +184,18 @@ def train_windows(
     return Trained(config=model, network=network.cpu().eval(), loss=loss, codes=codes)
 
 
+def _prediction(config: TrainConfig) -> Prediction | None:
+    known = PREDICTIONS.get(config.kind, ())
+    if config.prediction is None:
+        return known[0] if known else None
+    if config.prediction not in known:
+        raise InputError(
+            f"--prediction: expected one out of {list(known)} for a model of kind "
+            f"{config.kind!r}, got {config.prediction!r}"
+        )
+    return config.prediction
+
+
 def _needed(state_dir: Path | None) -> Path:
     if state_dir is None:
         raise InputError("training: expected a folder to resume from, got none")
@@ -232,7 +245,7 @@ def _model_config(
         network=config.network,
         sampler=make_sampler(config.kind),
         diffusion_steps=config.diffusion_steps,
-        prediction=config.prediction if config.kind == "ddpm" else None,
+        prediction=_prediction(config),
         state=windows.state_normaliser,
         action=windows.action_normaliser,
         first_action=tuple(windows.first_action.tolist()),
@@ -263,7 +276,7 @@ def _run(
     process = make_process(
         config.kind,
         diffusion_steps=config.diffusion_steps,
-        prediction=config.prediction,
+        prediction=_prediction(config),
         prediction_horizon=config.prediction_horizon,
         action_horizon=config.action_horizon,
     )

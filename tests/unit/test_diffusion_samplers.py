@@ -140,7 +140,8 @@ def test_estimate_inverts_the_target_of_every_process():
         VariancePreserving(100, "epsilon"),
         VariancePreserving(100, "v"),
         Karras(),
-        Flow(),
+        Flow("velocity"),
+        Flow("preconditioned"),
         Rolling(horizon=4, execute=2),
     ):
         at = process.coefficients(process.draw(rng, 6))

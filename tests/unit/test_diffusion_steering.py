@@ -64,7 +64,7 @@ def known(plans, kind="flow", sampler=None, steps=20):
         state=NOTHING,
         action=NORMALISER,
         first_action=(0.0, 0.0),
-        prediction="v",
+        prediction="v" if kind == "ddpm" else "velocity",
     )
     backend = Known(kind, plans)
     model = backend.model = GenerativeModel(config, backend)
