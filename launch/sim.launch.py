@@ -7,19 +7,18 @@ The graph is that of ``realign run --driver mujoco``; it ends when the driver ha
 
 import json
 from pathlib import Path
-from typing import Any
 
-import realign_bringup
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
+    IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
-    SetEnvironmentVariable,
+    SetLaunchConfiguration,
     Shutdown,
 )
 from launch.event_handlers import OnProcessExit
-from launch.substitutions import EnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import LifecycleNode, Node
 
 ARGUMENTS = (
@@ -78,56 +77,26 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
         parameters=[common, {"policy": str(checkpoint), "seed": seed, "autostart": True}],
     )
-    nodes = [guard, policy, driver]
-    if record:
-        nodes.append(_recorder(Path(record).absolute(), given, config))
     finished = OnProcessExit(target_action=driver, on_exit=[Shutdown(reason="driver finished")])
-    return [RegisterEventHandler(finished), *nodes]
+    return [RegisterEventHandler(finished), guard, policy, driver]
 
 
-def _recorder(out: Path, given: dict[str, str], config: dict[str, Any]) -> Node:
-    """The recorder, told what runs; of a hidden gap only that it is hidden."""
-    provenance = {
-        "robot": given["robot"],
-        "robot_fingerprint": config["robot_fingerprint"],
-        "policy": config["name"],
-        "driver": "mujoco",
-        "engine": given["engine"],
-        "lockstep": given["lockstep"].lower(),
-        "seed": given["seed"],
-        "gap": given["gap"].partition(":")[0],
-    }
-    return Node(
-        package="realign_recorder",
-        executable="recorder_node",
-        output="screen",
-        parameters=[
-            {
-                "out": str(out),
-                "provenance": json.dumps(provenance),
-                "wait_for": "joint_states,action_chunk,joint_command,episode",
-            }
-        ],
-    )
+def _include(name: str) -> IncludeLaunchDescription:
+    path = Path(__file__).with_name(name)
+    return IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)))
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments, a quick and local DDS, and the nodes."""
-    profile = str(Path(realign_bringup.__file__).with_name("fastdds.xml"))
-    environment = {
-        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
+    """Arguments, the environment, and the nodes."""
     return LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=text)
                 for name, default, text in ARGUMENTS
             ),
-            *(
-                SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=value))
-                for name, value in environment.items()
-            ),
+            _include("environment.launch.py"),
             OpaqueFunction(function=_graph),
+            SetLaunchConfiguration("driver", "mujoco"),
+            _include("record.launch.py"),
         ]
     )

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import setuptools
 
-from sim2real import cli
+from sim2real import cli, run
 
 REPO = Path(__file__).resolve().parents[2]
 WORKSPACE = REPO / "ros2_ws" / "src"
@@ -130,10 +130,12 @@ class Recorded:
 def fake_launch(monkeypatch):
     """Modules ``launch`` and ``launch_ros`` as far as our files use them (they need an apt ROS)."""
     actions = ("DeclareLaunchArgument", "RegisterEventHandler", "SetEnvironmentVariable")
+    actions += ("ExecuteProcess", "IncludeLaunchDescription", "SetLaunchConfiguration")
     content = {
         "launch": ("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"),
         "launch.actions": (*actions, "OpaqueFunction", "Shutdown"),
         "launch.event_handlers": ("OnProcessExit",),
+        "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
         "launch.substitutions": ("EnvironmentVariable",),
         "launch_ros": (),
         "launch_ros.actions": ("LifecycleNode", "Node"),
@@ -149,21 +151,47 @@ def fake_launch(monkeypatch):
 
 
 def evaluate(name: str, **given: str) -> tuple[list, list]:
-    """Entities of a launch file, and what its function makes of the arguments."""
+    """All entities of a launch file and of those it includes, and the nodes among them."""
+    configurations = dict(given)
+    entities = _entities(name, configurations)
+    declared = {e.args[0] for e in entities if type(e).__name__ == "DeclareLaunchArgument"}
+    assert set(given) <= declared
+    return entities, [e for e in entities if type(e).__name__.endswith("Node")]
+
+
+def arguments(name: str) -> set[str]:
+    """Names of the arguments that a launch file and those it includes declare."""
+    text = (REPO / "launch" / name).read_text()
+    included = re.findall(r"\"(\w+\.launch\.py)\"", text)
+    own = set(re.findall(r"^    \(\"(\w+)\", ", text, flags=re.MULTILINE))
+    return own.union(*(arguments(other) for other in included))
+
+
+def _entities(name: str, configurations: dict) -> list:
+    """Carry a launch file out as `launch` does: in order, with configurations that stay."""
     spec = importlib.util.spec_from_file_location(name.replace(".", "_"), REPO / "launch" / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (entities,) = module.generate_launch_description().args
-    arguments = {
-        entity.args[0]: entity.kwargs["default_value"]
-        for entity in entities
-        if type(entity).__name__ == "DeclareLaunchArgument"
-    }
-    assert set(given) <= set(arguments)
-    context = types.SimpleNamespace(launch_configurations={**arguments, **given})
-    (opaque,) = [entity for entity in entities if type(entity).__name__ == "OpaqueFunction"]
-    made = opaque.kwargs["function"](context)
-    return entities, [entity for entity in made if type(entity).__name__.endswith("Node")]
+    done = []
+    (waiting,) = module.generate_launch_description().args
+    for entity in waiting:
+        done.append(entity)
+        kind = type(entity).__name__
+        if kind == "DeclareLaunchArgument":
+            default = entity.kwargs["default_value"]
+            assert entity.args[0] in configurations or default is not None, entity.args[0]
+            configurations.setdefault(entity.args[0], default)
+        elif kind == "SetLaunchConfiguration":
+            configurations[entity.args[0]] = entity.args[1]
+        elif kind == "IncludeLaunchDescription":
+            configurations.update(entity.kwargs.get("launch_arguments", ()))
+            (path,) = entity.args[0].args
+            assert Path(path).parent == REPO / "launch"
+            done += _entities(Path(path).name, configurations)
+        elif kind == "OpaqueFunction":
+            context = types.SimpleNamespace(launch_configurations=configurations)
+            done += entity.kwargs["function"](context)
+    return done
 
 
 @pytest.fixture
@@ -176,11 +204,10 @@ def checkpoint(tmp_path) -> str:
 @pytest.mark.usefixtures("fake_launch")
 @pytest.mark.parametrize("name", LAUNCH_FILES)
 def test_launch_file_gives_nodes_parameters_that_they_have(name, checkpoint, read_setup):
-    given = {"robot": "g1", "policy": checkpoint}
-    if name == "sim.launch.py":
-        given["record"] = "bag"
-    _, nodes = evaluate(name, **given)
-    assert nodes
+    given = {"robot": "g1", "policy": checkpoint, "record": "bag", "driver": "mujoco"}
+    known = arguments(name)
+    _, nodes = evaluate(name, **{key: v for key, v in given.items() if key in known})
+    assert nodes or name == "environment.launch.py"
     for node in nodes:
         package, executable = node.kwargs["package"], node.kwargs["executable"]
         scripts = read_setup(WORKSPACE / package)["entry_points"]["console_scripts"]
@@ -213,6 +240,58 @@ def test_sim_launch_types_and_options(checkpoint):
     assert Path(profile).is_file()
     _, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint)
     assert len(nodes) == 3
+
+
+@pytest.mark.usefixtures("fake_launch")
+@pytest.mark.parametrize("robot", ["g1", "go2"])
+def test_unitree_launch_is_real_with_a_network_and_emulated_without(robot, checkpoint):
+    given = {"policy": checkpoint, "network": "eth0", "record": "bag"}
+    entities, nodes = evaluate(f"{robot}.launch.py", **given)
+    by_name = {node.kwargs["executable"]: node.kwargs["parameters"][0] for node in nodes}
+    assert set(by_name) == {"driver_node", "guard_node", "policy_node", "recorder_node"}
+    assert by_name["driver_node"]["robot"] == by_name["guard_node"]["robot"] == robot
+    assert by_name["driver_node"]["network"] == "eth0"
+    assert by_name["driver_node"]["dds_domain"] == 0
+    assert by_name["driver_node"]["release"] is True
+    assert by_name["guard_node"]["auto_arm"] is False
+    assert json.loads(by_name["recorder_node"]["provenance"])["driver"] == "unitree"
+    assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    entities, nodes = evaluate(f"{robot}.launch.py", policy=checkpoint)
+    (emulator,) = [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    driver = next(n for n in nodes if n.kwargs["executable"] == "driver_node")
+    words = emulator.kwargs["cmd"]
+    assert words[words.index("--domain") + 1] == str(driver.kwargs["parameters"][0]["dds_domain"])
+    assert driver.kwargs["parameters"][0]["network"] == "lo"
+
+
+@pytest.mark.usefixtures("fake_launch")
+@pytest.mark.parametrize(
+    ("name", "driver", "network"),
+    [("sim.launch.py", "mujoco", ""), ("g1.launch.py", "unitree", "eth0")],
+)
+def test_launch_file_gives_the_graph_of_realign_run(name, driver, network, checkpoint, tmp_path):
+    started: dict[str, dict] = {}
+    graph = types.SimpleNamespace(folder=tmp_path, domain_id=1)
+    graph.start = lambda _, module, parameters: started.update({module: parameters})
+    spec = types.SimpleNamespace(name="p", sha256="0", rate_hz=50.0, needs=("goal",))
+    config = run.RunConfig(
+        robot="g1", policy=Path(checkpoint), driver=driver, network=network, record=tmp_path / "bag"
+    )
+    run._start_nodes(graph, config, spec)
+    given = {"policy": checkpoint, "record": str(tmp_path / "bag"), "network": network}
+    given = {key: v for key, v in {**given, "robot": "g1"}.items() if key in arguments(name)}
+    if name == "g1.launch.py":
+        del given["robot"]
+    _, nodes = evaluate(name, **given)
+    assert {f"{n.kwargs['package']}.{n.kwargs['executable']}" for n in nodes} == set(started)
+    # A launch file waits for an operator to configure the policy, `run` does not; the bag is told
+    # what runs by each in its own words, and only `run` asks for real-time priority by itself.
+    own = {"autostart", "provenance", "wait_for", "realtime_priority"}
+    for node in nodes:
+        theirs = started[f"{node.kwargs['package']}.{node.kwargs['executable']}"]
+        ours = {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
+        for key in ours.keys() & theirs.keys() - own:
+            assert ours[key] == theirs[key], key
 
 
 @pytest.mark.usefixtures("fake_launch")

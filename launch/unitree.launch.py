@@ -1,0 +1,84 @@
+"""A Unitree robot under a policy: driver, guard, policy, recorder; g1 and go2 include this.
+
+    ros2 launch realign_bringup g1.launch.py policy:=CHECKPOINT network:=eth0
+    ros2 lifecycle set /policy configure && ros2 lifecycle set /policy activate
+
+Nothing moves until an operator arms: key A of the remote, or the service /guard/arm. Without a
+network the robot is emulated on the loopback.
+"""
+
+import sys
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+
+EMULATED_DOMAIN = 43
+ARGUMENTS = (
+    ("robot", None, "robot name: g1 or go2"),
+    ("policy", None, "checkpoint directory"),
+    ("network", "", "interface or own address that leads to the robot; empty for an emulated one"),
+    ("dds_domain", "0", "DDS domain of a real robot"),
+    ("ankles", "pr", "pr: pitch and roll; ab: single motors of the parallel ankles"),
+    ("mode_machine", "-1", "robot type to accept; -1 for the robot's own"),
+    ("release", "true", "make the stock controllers let go of the motors first"),
+    ("realtime_priority", "0", "SCHED_FIFO priority of the driver; 0 for none"),
+)
+
+
+def _driver(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = context.launch_configurations
+    network, domain = given["network"], int(given["dds_domain"])
+    entities: list[LaunchDescriptionEntity] = []
+    if not network:
+        network, domain = "lo", EMULATED_DOMAIN
+        words = ["--robot", given["robot"], "--domain", str(domain), "--policy", given["policy"]]
+        program = [sys.executable, "-m", "realign_unitree_driver.emulator"]
+        entities.append(ExecuteProcess(cmd=program + words, output="screen"))
+    driver = Node(
+        package="realign_unitree_driver",
+        executable="driver_node",
+        output="screen",
+        parameters=[
+            {
+                "robot": given["robot"],
+                "network": network,
+                "dds_domain": domain,
+                "ankles": given["ankles"],
+                "mode_machine": int(given["mode_machine"]),
+                "release": given["release"].lower() == "true",
+                "realtime_priority": int(given["realtime_priority"]),
+            }
+        ],
+    )
+    return [*entities, driver]
+
+
+def _include(name: str) -> IncludeLaunchDescription:
+    path = Path(__file__).with_name(name)
+    return IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)))
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, the driver, and what every robot has."""
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text)
+                for name, default, text in ARGUMENTS
+            ),
+            _include("environment.launch.py"),
+            SetLaunchConfiguration("driver", "unitree"),
+            OpaqueFunction(function=_driver),
+            _include("robot.launch.py"),
+            _include("record.launch.py"),
+        ]
+    )
