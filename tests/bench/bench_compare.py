@@ -1,7 +1,8 @@
 """Every method on G1 motions that none has seen, for several gaps. Run by `make bench`.
 
-For each gap the policies run on a robot with it (closed loop, without ROS); each motion in turn is
-left out of the training. Without G1 policies at hand there is nothing to run and one line says so.
+For each gap the policies run on a robot with it (closed loop, without ROS); one motion is left out
+of the training, another one for each gap (``--every``: each in turn). Without G1 policies at hand
+there is nothing to run and one line says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_runtime import asap_data
+from tqdm import tqdm
 
 from policies.actor.asap import import_asap
 from policies.checkpoint import load_policy
@@ -74,7 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", type=Path, nargs="*", default=[], help="G1 checkpoints")
     parser.add_argument("--gaps", nargs="+", default=list(GAPS))
-    parser.add_argument("--left-out", nargs="*", default=[], help="motions; default: each in turn")
+    parser.add_argument("--left-out", nargs="*", default=[], help="motions; default: one a gap")
+    parser.add_argument("--every", action="store_true", help="leave out each motion in turn")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--train-seeds", type=int, default=3, help="runs of each training motion")
     parser.add_argument("--json", type=Path, help="folder for one JSON a comparison")
@@ -84,13 +87,21 @@ def main() -> None:
         if len(motions) < 2:
             print("compare: not run, it needs at least 2 G1 checkpoints (--policies DIR DIR ...)")
             return
-        for gap in args.gaps:
+        names = list(motions)
+        for number, gap in enumerate(args.gaps):
             train = logs(motions, gap, range(args.train_seeds))
             test = logs(motions, gap, range(100, 102))
             done = []
-            for left in args.left_out or motions:
+            one = names[number % len(names) :][:1]
+            for left in args.left_out or (names if args.every else one):
                 learn = [e for name, some in train.items() if name != left for e in some]
-                done.append(compare(learn, test[left], G1, methods=args.methods))
+                with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}% {elapsed}") as bar:
+
+                    def show(what: str, share: float, bar: tqdm = bar) -> None:
+                        bar.set_description_str(what, refresh=False)
+                        bar.update(share - bar.n)
+
+                    done.append(compare(learn, test[left], G1, methods=args.methods, progress=show))
                 if args.json:
                     write_json(
                         args.json / f"{gap.replace(':', '_')}_{left}.json", done[-1].to_json()
