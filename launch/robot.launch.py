@@ -28,7 +28,9 @@ ARGUMENTS = (
 def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = context.launch_configurations
     checkpoint = Path(given["policy"]).absolute()
-    rate_hz = float(json.loads((checkpoint / "config.json").read_text())["rate_hz"])
+    config = json.loads((checkpoint / "config.json").read_text())
+    # A generative model states its rate in its spec.
+    rate_hz = float(config.get("spec", config)["rate_hz"])
     remappings = [(name, given[name]) for name in TOPICS if given[name] != name]
     guard = Node(
         package="realign_policy",

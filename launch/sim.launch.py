@@ -41,7 +41,8 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     robot, checkpoint, record = given["robot"], Path(given["policy"]).absolute(), given["record"]
     lockstep, seed = given["lockstep"].lower() == "true", int(given["seed"])
     config = json.loads((checkpoint / "config.json").read_text())
-    rate_hz, endless = float(config["rate_hz"]), config["duration_s"] is None
+    # A generative model states its rate in its spec, and has no end.
+    rate_hz, endless = float(config.get("spec", config)["rate_hz"]), not config.get("duration_s")
     common = {"robot": robot, "lockstep": lockstep}
     listeners = ["guard", "policy", *(["recorder"] if record else [])]
     driver = Node(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -392,3 +393,44 @@ def test_train_and_export_commands(tmp_path, capsys):
     )
     assert cli.main([*train[:-1], str(tmp_path / "x"), "--robot", "panda", *small]) == 2
     assert "qpos/panda_joint1" in capsys.readouterr().err
+
+
+def test_interrupted_training_is_resumed_by_the_command(tmp_path, monkeypatch, capsys):
+    save_demonstrations(two_ways(4), tmp_path / "data")
+    out = tmp_path / "policy"
+    command = ["policy", "train", str(tmp_path / "data"), "--kind", "mlp", "--out", str(out)]
+    command += ["--width", "32", "--depth", "1", "--steps", "150", "--batch", "16"]
+
+    class Interrupt:
+        def __init__(self, folder):
+            pass
+
+        def add_scalar(self, name, value, step):
+            if step == 100:
+                raise KeyboardInterrupt
+
+        def flush(self):
+            pass
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Interrupt
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    assert cli.main([*command, "--tensorboard", str(tmp_path / "curves")]) == 130
+    assert not out.exists()
+    assert cli.main(command) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    assert load_chunk_model(out).config.kind == "mlp"
+    assert cli.main([*command, "--resume", "--overwrite"]) == 2
+    assert "found none" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert cli.main([*command, "--overwrite", "--tensorboard", "curves"]) == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+
+
+def test_prediction_is_one_of_its_kind():
+    config = dataclasses.replace(QUICK, steps=1, prediction="velocity")
+    assert train_model(two_ways(4), config).config.prediction == "velocity"
+    assert train_model(two_ways(4), dataclasses.replace(config, prediction=None)).config.prediction
+    with pytest.raises(InputError, match="--prediction"):
+        train_model(two_ways(4), dataclasses.replace(config, prediction="epsilon"))
