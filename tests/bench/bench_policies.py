@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from policies.checkpoint import load_chunk_model, read_chunk_checkpoint
 from policies.diffusion.export import compare
 from policies.diffusion.model import GenerativeModel
+from policies.evaluation.environment import Environment
 from policies.evaluation.evaluate import EvaluationConfig, evaluate, timing
 from policies.evaluation.loop import Answer, ExecutionConfig, run_batch, run_seeds
 from policies.evaluation.metrics import wilson
@@ -57,6 +59,7 @@ METHODS = (
     Method("adaptive flow", "flow", "adaptive"),
     Method("streaming", "streaming"),
 )
+_BATCH = 50
 BASELINE = "DDPM-100"
 DELAYED = ("DDIM-10", "flow-10", "streaming")
 EXECUTORS = ("receding", "async", "rtc")
@@ -94,6 +97,7 @@ def _arguments() -> argparse.Namespace:
     add("--parts", nargs="+", default=["success", "time", "delay", "drop", "onnx"])
     add("--episodes", type=int, default=100, help="runs of each method on each task")
     add("--delay-steps", type=int, nargs="+", default=[4], help="steps of delay")
+    add("--delayed", nargs="+", default=list(DELAYED), help="methods to run with delay")
     add("--drop", type=float, nargs="+", default=[0.1, 0.3], help="shares of lost observations")
     add("--rounds", type=int, default=3, help="turns of the timing")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of the trainings")
@@ -101,15 +105,24 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_known_args()[0]
 
 
+@cache
+def _environments(task: str) -> list[Environment]:
+    """As many as run side by side; making them takes longer than a run."""
+    return [make_environment(task) for _ in range(_BATCH)]
+
+
 def _run(args: argparse.Namespace, method: Method, task: str, execution: ExecutionConfig) -> Result:
     """Figures of one cell, over all trainings."""
     runs, environment = [], None
     for seed in args.seeds:
+        made = iter(_environments(task))
         result = evaluate(
             method.load(args, task, seed),
-            lambda: make_environment(task),
+            lambda made=made: next(made),
             execution=execution,
-            config=EvaluationConfig(episodes=args.episodes, batch=50, timed_episodes=0, seed=seed),
+            config=EvaluationConfig(
+                episodes=args.episodes, batch=_BATCH, timed_episodes=0, seed=seed
+            ),
         )
         runs += result.runs
         environment = result.environment
@@ -150,7 +163,7 @@ def times(args: argparse.Namespace) -> dict[str, Result]:
     answers: dict[str, list[Answer]] = defaultdict(list)
     for round_ in range(args.rounds):
         for task in args.tasks:
-            environment = make_environment(task)
+            environment = _environments(task)[0]
             for method in METHODS:
                 model = method.load(args, task, args.seeds[0])
                 seed = run_seeds(0, args.rounds)[round_]
@@ -183,7 +196,7 @@ def times(args: argparse.Namespace) -> dict[str, Result]:
 
 def _delayed(args: argparse.Namespace) -> Iterator[tuple[Method, ExecutionConfig]]:
     for method in METHODS:
-        if method.name in DELAYED:
+        if method.name in args.delayed:
             yield method, ExecutionConfig()
             for delay in args.delay_steps:
                 for executor in EXECUTORS:
