@@ -152,8 +152,8 @@ def _optional() -> list[Finding]:
         (
             "cyclonedds",
             _version("cyclonedds"),
-            "a Unitree driver (planned)",
-            "pip install cyclonedds",
+            "run --driver unitree",
+            'pip install "realign[unitree]"',
         ),
         (
             "pylibfranka",

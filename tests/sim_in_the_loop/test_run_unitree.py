@@ -49,6 +49,12 @@ def test_stop_keys_of_the_remote_stop_the_guard_too(asap_checkpoints, domain):
     assert not result["completed"]
 
 
+@pytest.mark.parametrize("fault", ["silent", "bad_crc"])
+def test_robot_that_falls_silent_ends_the_run(asap_checkpoints, domain, fault):
+    with pytest.raises(FaultError, match="no valid LowState from the robot"):
+        run_with(asap_checkpoints, domain, faults=f"{fault}@0.5")
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

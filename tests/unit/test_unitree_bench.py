@@ -23,19 +23,19 @@ def command_to(bench, q, **fields):
 
 def test_robot_hangs_until_its_motors_are_to_move():
     bench = Bench(G1)
-    height = bench.sim.stepper.data.qpos[2]
+    height = bench.stepper.data.qpos[2]
     damping = command_to(bench, 0.0)
     damping.data["motor_cmd"]["kp"] = 0.0
     assert bench.on_command(damping)
     for _ in range(100):
         bench.step()
     assert bench.hanging
-    assert bench.sim.stepper.data.qpos[2] == height
+    assert bench.stepper.data.qpos[2] == height
     assert bench.on_command(command_to(bench, G1.default_rad))
     for _ in range(100):
         bench.step()
     assert not bench.hanging
-    assert bench.sim.stepper.data.qpos[2] < height
+    assert bench.stepper.data.qpos[2] < height
 
 
 def test_motors_stay_within_their_torque():

@@ -12,6 +12,7 @@ from policies.rotation import tilt_rad
 from realign_unitree_driver import remote
 from realign_unitree_driver.layout import HG_LOW_STATE, Message
 from realign_unitree_driver.wiring import ENABLED, Wiring, get_wiring
+from sim2real.sim.stepper import Stepper
 from sim2real.sim.virtual_robot import FALL_TILT_RAD, VirtualRobot
 
 RATE_HZ = 500
@@ -97,6 +98,8 @@ class Bench:
         self.sim = VirtualRobot(
             fine, gap=gap, seed=seed, rate_hz=RATE_HZ, start_pose_rad=start_pose_rad
         )
+        assert isinstance(self.sim.stepper, Stepper)  # no other engine was asked for
+        self.stepper = self.sim.stepper
         self.robot = fine
         self.index = self.wiring.index(robot, "pr")
         self.faults = faults
@@ -164,7 +167,7 @@ class Bench:
         self._drive()
         self.moved_ticks += 1
         if self.is_following and self.robot.floating_base:
-            qpos = self.sim.stepper.data.qpos
+            qpos = self.stepper.data.qpos
             self.min_base_height_m = min(self.min_base_height_m, float(qpos[2]))
             self.max_tilt_rad = max(self.max_tilt_rad, tilt_rad(qpos[3:7]))
 
@@ -178,7 +181,7 @@ class Bench:
             np.where(enabled, motors[name], 0.0).astype(np.float64)
             for name in ("kp", "kd", "tau", "dq", "q")
         )
-        self.sim.stepper.set_motors(kp, kd, tau + kd * dq)
+        self.stepper.set_motors(kp, kd, tau + kd * dq)
         self.sim.step(q)
 
     @property

@@ -160,10 +160,11 @@ class DriverNode(Node):
             self._take_commands()
             if record is None:
                 continue
+            is_news = record["stamp_ns"] != self._last["stamp_ns"]
             self._last = record
             self.stamp_ns = int(record["stamp_ns"]) + self._ros_minus_steady_ns
             self._watch_operator(record)
-            if self._missing or not self._input.get_publisher_count():
+            if not is_news or self._missing or not self._input.get_publisher_count():
                 continue
             if not self.states:
                 self.voice.publish_episode(self.stamp_ns)
@@ -186,10 +187,17 @@ class DriverNode(Node):
             self.stops.append(stop)
             self.get_logger().error(f"damping: {stop}; call ~/reset to go on")
             self._call_guard("estop")
+            if stop == Stop.ROBOT_SILENT.value:
+                self._report_fault(stop)
         keys = frozenset(record["keys"].decode().split())
         if remote.wants_arm(keys) and not remote.wants_arm(self._keys):
             self._call_guard("arm")
         self._keys = keys
+
+    def _report_fault(self, text: str) -> None:
+        """Tell `realign run` that this run cannot go on."""
+        if self.progress:
+            print(f"fault {text}", flush=True)
 
     def _call_guard(self, name: str) -> None:
         client = self._guard[name]
@@ -228,8 +236,7 @@ class DriverNode(Node):
         """Take the wire process's place, only to damp, until the robot is off or a signal comes."""
         text = "the wire process died: this node damps the robot until it is switched off"
         self.get_logger().fatal(text)
-        if self.progress:
-            print(f"fault {text}", flush=True)
+        self._report_fault(text)
         mover = Wire(self.config, self.participant)
         core = make_core(mover)
         core.stop(Stop.WIRE_DIED)

@@ -130,7 +130,7 @@ class Emulator:
         target = self.bench.target_rad
         moved = float(np.abs(target - self._last_target).max())
         self._last_target = target
-        self.trace.append((now, kind, moved, float(self.bench.sim.stepper.data.qpos[2])))
+        self.trace.append((now, kind, moved, float(self.bench.stepper.data.qpos[2])))
 
     def summary(self) -> dict[str, Any]:
         """What the robot saw."""

@@ -118,10 +118,12 @@ class Wire:
 
     def _first_state(self) -> Message:
         states: list[Message] = []
-        heard = wait_until(
-            lambda: bool(states.extend(self.reader.take()) or states), _FIRST_STATE_S
-        )
-        if heard:
+
+        def heard() -> bool:
+            states.extend(self.reader.take())
+            return bool(states)
+
+        if wait_until(heard, _FIRST_STATE_S):
             return states[-1]
         where = f"on {self.config.network}, DDS domain {self.config.domain}"
         if self.reader.damaged:
@@ -167,6 +169,7 @@ class WireLoop:
         self._clock = TickClock()
         self._every = max(1, int(RATE_HZ / wire.robot.state_rate_hz))
         self._states = 0
+        self._told_silence = False
         self._heard_ns = time.monotonic_ns()
         self._end_ns: int | None = None
         self._writer = wire.writer or wire.open_writer()
@@ -210,8 +213,12 @@ class WireLoop:
             self.core.on_state(message.data, now)
             stamp = self._clock.stamp_ns(int(message.data["tick"]), now)
             self._states += 1
-            if self.end is not None and self._states % self._every == 0:
-                self._send(message.data, stamp)
+            if self._states % self._every == 0:
+                self._pack(message.data, stamp)
+                self._send()
+        if self.core.stopped_by is Stop.ROBOT_SILENT and not self._told_silence:
+            self._told_silence = True
+            self._send()  # the old sensors with their old stamp, and the reason
 
     def _read_node(self, now: int) -> None:
         try:
@@ -231,6 +238,7 @@ class WireLoop:
             self.core.on_command(None, now)
         elif kind == channel.RESET:
             self.core.reset()
+            self._told_silence = False
         elif kind == channel.FINISH:
             self.finish()
 
@@ -247,12 +255,10 @@ class WireLoop:
                 flush=True,
             )
 
-    def _send(self, state: Any, stamp_ns: int) -> None:
+    def _pack(self, state: Any, stamp_ns: int) -> None:
         packet, core, motors = self._packet, self.core, state["motor_state"]
         n = self.wire.robot.n
         packet["stamp_ns"] = stamp_ns
-        packet["mode"] = core.mode.value
-        packet["stop"] = core.stopped_by.value.encode()
         packet["keys"] = " ".join(sorted(core.keys)).encode()[:64]
         packet["q"][:n] = core.qpos_rad
         packet["dq"][:n] = motors["dq"][core.index]
@@ -266,8 +272,14 @@ class WireLoop:
         if self._states % RATE_HZ < self._every:
             gaps = self.gap_ms.summary()
             packet["gap_ms"] = gaps["p50"], gaps["p99"], self.longest_gap_ms
+
+    def _send(self) -> None:
+        if self.end is None:
+            return
+        self._packet["mode"] = self.core.mode.value
+        self._packet["stop"] = self.core.stopped_by.value.encode()
         try:
-            channel.send(self.end, packet)  # type: ignore[arg-type]
+            channel.send(self.end, self._packet)
         except channel.Closed:
             self._node_gone()
 
