@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -33,21 +34,30 @@ class Normaliser:
 
         The bound keeps an input that hardly varied in training from taking over when it does.
         """
-        scaled = (raw - np.array(self.centre)) / np.array(self.scale)
+        scaled = (raw - self._arrays[0]) / self._arrays[1]
         out: Float = np.minimum(np.maximum(scaled, -_FAR), _FAR)
         return out
 
     def restore(self, normalised: Float) -> Float:
         """Raw values, (..., size), within the range that was seen."""
-        raw = normalised * np.array(self.scale) + np.array(self.centre)
-        out: Float = np.minimum(np.maximum(raw, np.array(self.lower)), np.array(self.upper))
+        centre, scale, lower, upper = self._arrays
+        out: Float = np.minimum(np.maximum(normalised * scale + centre, lower), upper)
         return out
 
     @property
     def bounds(self) -> tuple[Float, Float]:
         """Range that was seen, normalised, (size,) each."""
-        centre, scale = np.array(self.centre), np.array(self.scale)
-        return (np.array(self.lower) - centre) / scale, (np.array(self.upper) - centre) / scale
+        centre, scale, lower, upper = self._arrays
+        return (lower - centre) / scale, (upper - centre) / scale
+
+    @cached_property
+    def _arrays(self) -> tuple[Float, Float, Float, Float]:
+        return (
+            np.array(self.centre),
+            np.array(self.scale),
+            np.array(self.lower),
+            np.array(self.upper),
+        )
 
 
 def fit_normaliser(values: Float, how: Normalisation) -> Normaliser:

@@ -133,7 +133,8 @@ class Composed:
 
 
 def _check_pair(first: GenerativeModel, other: GenerativeModel) -> None:
-    for what in ("observation_horizon", "prediction_horizon", "action_names", "state_names"):
+    sizes = ("observation_horizon", "prediction_horizon", "action_names", "state_names", "cameras")
+    for what in sizes:
         a, b = getattr(first.spec, what), getattr(other.spec, what)
         if a != b:
             raise InputError(f"composition: expected models with the same {what}, got {a} and {b}")
