@@ -233,8 +233,6 @@ def _parse_normaliser(data: Any, size: int, where: str) -> Normaliser:
 def _parse_prediction(reader: Reader, kind: str, where: str) -> Prediction | None:
     if kind not in PREDICTIONS:
         return None
-    if kind != "ddpm" and not reader.has("prediction"):
-        return "velocity"  # written before there was a choice
     return cast(Prediction, _choice(reader, "prediction", PREDICTIONS[kind], where))
 
 
