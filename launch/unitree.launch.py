@@ -1,10 +1,12 @@
 """A Unitree robot under a policy: driver, guard, policy, recorder; g1 and go2 include this.
 
     ros2 launch realign_bringup g1.launch.py policy:=CHECKPOINT network:=eth0
-    ros2 lifecycle set /policy configure && ros2 lifecycle set /policy activate
+    ros2 lifecycle set /policy configure
+    ros2 service call /guard/arm std_srvs/srv/Trigger        # or key A of the remote
+    ros2 lifecycle set /policy activate                      # now it moves
 
-Nothing moves until an operator arms: key A of the remote, or the service /guard/arm. Without a
-network the robot is emulated on the loopback.
+In this order: a policy that tracks a motion begins when it is activated. Without a network the
+robot is emulated on the loopback.
 """
 
 import sys

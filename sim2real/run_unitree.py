@@ -68,6 +68,8 @@ def start_unitree(
         emulator: gap, faults and seed of an emulated robot.
         driver: parameters that every driver node has.
     """
+    # Somebody must stand beside a real robot and say when: key A of the remote, or ~/start.
+    waiting = {"wait_for_operator": bool(network)}
     if not network:
         network, dds_domain = _LOOPBACK, 1 + (graph.domain_id + 50) % 100
         arguments = {
@@ -86,4 +88,4 @@ def start_unitree(
         "network": network,
         "dds_domain": dds_domain,
     }
-    graph.start("driver", "realign_unitree_driver.driver_node", driver | own)
+    graph.start("driver", "realign_unitree_driver.driver_node", driver | own | waiting)

@@ -1,7 +1,10 @@
 """Policies through the ROS graph, the Unitree driver and DDS to the emulated robot, and back."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -47,6 +50,31 @@ def test_stop_keys_of_the_remote_stop_the_guard_too(asap_checkpoints, domain):
     assert result["driver_stops"] == ["stop keys on the wireless remote"]
     assert result["stopped_by"] == "estop"
     assert not result["completed"]
+
+
+def test_real_robot_waits_for_key_a_of_the_remote(asap_checkpoints, domain, tmp_path):
+    dds_domain = 1 + (domain + 30) % 100
+    policy, summary = asap_checkpoints["side_jump_level1"], tmp_path / "seen.json"
+    presses = ",".join(f"hanging_keys=A@{t}:0.2" for t in range(8, 60, 2))
+    options = ["--policy", str(policy), "--faults", presses, "--summary", str(summary)]
+    words = ["--robot", "g1", "--domain", str(dds_domain), "--realtime-priority", "21", *options]
+    robot = subprocess.Popen([sys.executable, "-m", "realign_unitree_driver.emulator", *words])
+    try:
+        result = run_with(asap_checkpoints, domain, network="lo", dds_domain=dds_domain)
+    finally:
+        robot.send_signal(signal.SIGINT)
+        robot.wait(10.0)
+    assert result["completed"], (result["stopped_by"], result["transitions"])
+    assert [edge[1:] for edge in result["transitions"]] == [
+        ["inactive", "ready", "operator"],
+        ["ready", "active", "first_chunk"],
+    ]
+    # The motion begins at its beginning: the policy had not seen anything before.
+    assert result["refused_by_reason"].get("not_armed", 0) < 5
+    seen = json.loads(summary.read_text())
+    assert not seen["fell"]
+    # Switched on seconds before the operator pressed the key, and it hung until then.
+    assert seen["ticks"] / 500 - seen["moved_s"] > 7.0
 
 
 @pytest.mark.parametrize("fault", ["silent", "bad_crc"])

@@ -284,9 +284,10 @@ def test_launch_file_gives_the_graph_of_realign_run(name, driver, network, check
         del given["robot"]
     _, nodes = evaluate(name, **given)
     assert {f"{n.kwargs['package']}.{n.kwargs['executable']}" for n in nodes} == set(started)
-    # A launch file waits for an operator to configure the policy, `run` does not; the bag is told
-    # what runs by each in its own words, and only `run` asks for real-time priority by itself.
-    own = {"autostart", "provenance", "wait_for", "realtime_priority"}
+    # A launch file waits for an operator to configure the policy and to arm, `run` only for the
+    # remote's key; the bag is told what runs by each in its own words, and only `run` asks for
+    # real-time priority by itself.
+    own = {"autostart", "auto_arm", "provenance", "wait_for", "realtime_priority"}
     for node in nodes:
         theirs = started[f"{node.kwargs['package']}.{node.kwargs['executable']}"]
         ours = {key: v for part in node.kwargs["parameters"] for key, v in part.items()}

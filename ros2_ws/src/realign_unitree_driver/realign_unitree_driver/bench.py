@@ -18,7 +18,7 @@ from sim2real.sim.virtual_robot import FALL_TILT_RAD, VirtualRobot
 RATE_HZ = 500
 _COLD_C = 35
 _VERSION = (1, 0)
-FAULTS = ("silent", "bad_crc", "hot", "other_type", "keys")
+FAULTS = ("silent", "bad_crc", "hot", "other_type", "keys", "hanging_keys")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,10 @@ class BenchFault:
 
     Attributes:
         kind: ``silent`` (no LowState), ``bad_crc``, ``hot`` (a motor), ``other_type``
-            (``mode_machine``), or ``keys`` (keys of the remote are down).
-        start_s, duration_s: when, seconds since the first command that moves.
+            (``mode_machine``), ``keys`` (keys of the remote are down), or ``hanging_keys`` (the
+            same, while the robot still hangs).
+        start_s, duration_s: when, seconds since the first command that moves; for
+            ``hanging_keys`` since the robot was switched on.
         keys: which keys.
     """
 
@@ -199,7 +201,10 @@ class Bench:
 
     def read(self) -> Message | None:
         """LowState of this moment, sealed; None while a fault silences it."""
-        on = [f for f in self.faults if not self.hanging and f.active(self.moved_s)]
+        now_s = self.ticks / RATE_HZ if self.hanging else self.moved_s
+        on = [
+            f for f in self.faults if (f.kind == "hanging_keys") == self.hanging and f.active(now_s)
+        ]
         kinds = {fault.kind for fault in on}
         if "silent" in kinds:
             return None

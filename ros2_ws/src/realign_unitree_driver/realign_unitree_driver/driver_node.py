@@ -77,6 +77,9 @@ class DriverNode(Node):
         if not self.duration_s and policy:
             self.duration_s = load_policy(Path(policy), self.robot).spec.duration_s or 0.0
         self._missing = set(filter(None, value("wait_for", "").split(",")))
+        # A policy that tracks a motion begins with its first observation: that must not come
+        # before the operator is ready.
+        self._started = not value("wait_for_operator", False)
         mode_machine: int = value("mode_machine", -1)
         self.config = WireConfig(
             robot=self.robot.name,
@@ -103,6 +106,7 @@ class DriverNode(Node):
         )
         self.create_subscription(Header, "ready", self._on_ready, LATCHED)
         self.create_service(Trigger, "~/reset", self._reset)
+        self.create_service(Trigger, "~/start", self._start)
         self._guard = {
             name: self.create_client(Trigger, f"guard/{name}") for name in ("arm", "estop")
         }
@@ -145,6 +149,11 @@ class DriverNode(Node):
         response.success, response.message = True, "damping until the guard sends commands again"
         return response
 
+    def _start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._started = True
+        response.success, response.message = True, "sensors are passed on"
+        return response
+
     # ---- the robot ----------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -164,6 +173,9 @@ class DriverNode(Node):
             self._last = record
             self.stamp_ns = int(record["stamp_ns"]) + self._ros_minus_steady_ns
             self._watch_operator(record)
+            if not self._started:
+                self._tell(record)
+                continue
             if not is_news or self._missing or not self._input.get_publisher_count():
                 continue
             if not self.states:
@@ -191,7 +203,9 @@ class DriverNode(Node):
                 self._report_fault(stop)
         keys = frozenset(record["keys"].decode().split())
         if remote.wants_arm(keys) and not remote.wants_arm(self._keys):
-            self._call_guard("arm")
+            if self._started:
+                self._call_guard("arm")
+            self._started = True
         self._keys = keys
 
     def _report_fault(self, text: str) -> None:
