@@ -99,7 +99,7 @@ def test_bad_input_is_one_sentence(asap_checkpoints, domain, changes, match):
         run_with(asap_checkpoints, domain, **changes)
 
 
-@pytest.mark.parametrize("victim", ["node", "wire"])
+@pytest.mark.parametrize("victim", ["node", "wire", "hanging wire"])
 def test_killed_driver_is_a_fault_and_leaves_no_process(
     asap_checkpoints, domain, monkeypatch, victim
 ):
@@ -121,7 +121,8 @@ def test_killed_driver_is_a_fault_and_leaves_no_process(
             time.sleep(0.01)
         wires.append(int(children.read_text().split()[0]))
         time.sleep(6.0)
-        os.kill(pid if victim == "node" else wires[0], signal.SIGKILL)
+        deed = signal.SIGSTOP if victim == "hanging wire" else signal.SIGKILL
+        os.kill(pid if victim == "node" else wires[0], deed)
 
     killer = threading.Thread(target=kill)
     killer.start()

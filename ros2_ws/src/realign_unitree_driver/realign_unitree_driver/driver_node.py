@@ -37,11 +37,18 @@ from realign_unitree_driver import channel, remote
 from realign_unitree_driver.core import Mode, Stop
 from realign_unitree_driver.dds import Participant
 from realign_unitree_driver.voice import LATCHED, QOS, Voice
-from realign_unitree_driver.wire_process import Wire, WireConfig, WireLoop, make_core
+from realign_unitree_driver.wire_process import (
+    SIGN_OF_LIFE_S,
+    Wire,
+    WireConfig,
+    WireLoop,
+    make_core,
+)
 from realign_unitree_driver.wiring import get_wiring
 
 _LAST_DAMPING_S = 6.0
 _POLL_S = 0.002
+_HANGS_S = 3.0 * SIGN_OF_LIFE_S
 
 
 class _Polled(CallbackGroup):
@@ -94,7 +101,7 @@ class DriverNode(Node):
         self._names = wire.NameMap(self.robot.joint_names, "joint_command")
         self._ros_minus_steady_ns = self.get_clock().now().nanoseconds - time.monotonic_ns()
         self.stamp_ns = self._first_ns = 0
-        self._told_ns = self._health_ns = 0
+        self._told_ns = self._health_ns = self._heard_ns = 0
         self.states = 0
         self.max_tilt_rad = 0.0
         self.stops: list[str] = []
@@ -168,7 +175,9 @@ class DriverNode(Node):
                 record = newer
             self._take_commands()
             if record is None:
+                self._check_wire_process()
                 continue
+            self._heard_ns = time.monotonic_ns()
             is_news = record["stamp_ns"] != self._last["stamp_ns"]
             self._last = record
             self.stamp_ns = int(record["stamp_ns"]) + self._ros_minus_steady_ns
@@ -186,6 +195,13 @@ class DriverNode(Node):
             if not self._first_ns and Mode(int(record["mode"])) is Mode.TRACKING:
                 self._first_ns = self.stamp_ns
             self._tell(record)
+
+    def _check_wire_process(self) -> None:
+        """One that hangs is as bad as a dead one, and must not come back to life beside us."""
+        silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
+        if self._heard_ns and silent_s > _HANGS_S:
+            self.process.kill()
+            raise channel.Closed
 
     def _take_commands(self) -> None:
         with self._input.handle:

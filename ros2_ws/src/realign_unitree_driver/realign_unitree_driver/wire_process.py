@@ -40,6 +40,7 @@ from realign_unitree_driver.wiring import Ankles, Wiring, get_wiring
 
 RATE_HZ = 500
 PERIOD_NS = 1_000_000_000 // RATE_HZ
+SIGN_OF_LIFE_S = 0.1  # longest time between two packets to the node
 _FIRST_STATE_S = 5.0
 _LISTEN_S = 1.0
 _LAST_DAMPING_S = 2.0
@@ -169,7 +170,7 @@ class WireLoop:
         self._clock = TickClock()
         self._every = max(1, int(RATE_HZ / wire.robot.state_rate_hz))
         self._states = 0
-        self._told_silence = False
+        self._sent_ns = 0
         self._heard_ns = time.monotonic_ns()
         self._end_ns: int | None = None
         self._writer = wire.writer or wire.open_writer()
@@ -216,9 +217,8 @@ class WireLoop:
             if self._states % self._every == 0:
                 self._pack(message.data, stamp)
                 self._send()
-        if self.core.stopped_by is Stop.ROBOT_SILENT and not self._told_silence:
-            self._told_silence = True
-            self._send()  # the old sensors with their old stamp, and the reason
+        if (now - self._sent_ns) / 1e9 > SIGN_OF_LIFE_S:
+            self._send()  # the old sensors with their old stamp: this process lives
 
     def _read_node(self, now: int) -> None:
         try:
@@ -238,7 +238,6 @@ class WireLoop:
             self.core.on_command(None, now)
         elif kind == channel.RESET:
             self.core.reset()
-            self._told_silence = False
         elif kind == channel.FINISH:
             self.finish()
 
@@ -274,6 +273,7 @@ class WireLoop:
             packet["gap_ms"] = gaps["p50"], gaps["p99"], self.longest_gap_ms
 
     def _send(self) -> None:
+        self._sent_ns = time.monotonic_ns()
         if self.end is None:
             return
         self._packet["mode"] = self.core.mode.value
