@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.interface import Float, RobotSpec
-from sim2real.baselines.least_squares import Local, Problem, costs, improve, linearise, profile
+from sim2real.baselines.least_squares import Local, Problem, improve, linearise, profile
 from sim2real.baselines.parameters import Detail, Parameter, to_gap
 from sim2real.baselines.windows import Windows, signals
 from sim2real.sim.gaps import Gap
@@ -39,8 +39,8 @@ class SysIdConfig:
         parameters: kinds out of :data:`sim2real.baselines.parameters.KINDS`; none for all that
             make sense for the robot.
         detail: which joints share parameters, see
-            :func:`sim2real.baselines.parameters.joint_groups`; None to choose by the held-out
-            windows.
+            :func:`sim2real.baselines.parameters.joint_groups`; None to choose by replay of the
+            held-out part.
         window_s: length of a window, s; None for 0.12 (legged robot: impacts soon rule longer ones)
             or 0.25 (arm).
         windows: most windows, spread over the log.
@@ -221,14 +221,6 @@ class ParameterFit:
         if delay is not None:
             free[delay] = False
         return free
-
-    def score(self, windows: Windows) -> float:
-        """Cost of the result on other windows, without the prior, each signal in its noise."""
-        problem = self._problem(windows)
-        points = np.stack([np.zeros_like(self.z), self.z])
-        errors = problem.residuals(points)
-        noise = problem.noise(errors[0])
-        return float(costs(problem, errors, np.zeros_like(points), noise)[1])
 
     def estimates(self) -> tuple[Estimate, ...]:
         """The parameters with their uncertainty."""

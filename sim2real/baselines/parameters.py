@@ -13,7 +13,7 @@ from policies.interface import Float, RobotSpec
 from sim2real.sim.gaps import Gap
 from sim2real.sim.model import FLOOR_FRICTION, FLOOR_SOFTNESS_S
 
-Detail = Literal["group", "side", "joint"]
+Detail = Literal["robot", "group", "side", "joint"]
 
 KINDS = (
     *("strength", "kp", "kd", "limit", "friction", "damping", "armature", "spring", "offset"),
@@ -102,9 +102,11 @@ def joint_groups(robot: RobotSpec, detail: Detail) -> dict[str, tuple[str, ...]]
     Args:
         robot: the robot.
         detail: ``joint`` for each alone; ``side`` for a legged robot's hips, knees, ankles, waist
-            and arms with left and right apart; ``group`` for left and right together. An arm's
-            joints are always alone.
+            and arms with left and right apart; ``group`` for left and right together; ``robot``
+            for none of the joints. An arm's joints are always alone.
     """
+    if detail == "robot":
+        return {}
     if detail == "joint" or not robot.floating_base:
         return {name.removesuffix("_joint"): (name,) for name in robot.joint_names}
     groups: dict[str, list[str]] = {}

@@ -23,7 +23,7 @@ def sysid_command(
     out: Path,
     *,
     parameters: tuple[str, ...] = (),
-    detail: Literal["auto", "group", "side", "joint"] = "auto",
+    detail: Literal["auto", "robot", "group", "side", "joint"] = "auto",
     window_s: float | None = None,
     windows: int = SysIdConfig.windows,
     iterations: int = SysIdConfig.iterations,
@@ -43,7 +43,8 @@ def sysid_command(
             floor, delay; default for a legged robot all but kp and damping (kd does the same), for
             an arm all but kp, limit, spring and floor.
         detail: joints that share a value: left and right together (group), apart (side), none
-            (joint); auto for group or joint, what explains the held-out part better.
+            (joint); robot for payload, floor and delay alone; auto for robot, group or joint,
+            whichever replays the held-out part best.
         window_s: length of the windows that are simulated from logged states, s; default 0.12 for
             a legged robot and 0.25 for an arm.
         windows: most windows; more is slower.

@@ -107,7 +107,7 @@ def fit_motor(
     """
     kinds = np.unique(groups)
     nothing = np.zeros((robot.n, len(TERMS)))
-    open_loop = float(np.mean([judge(nothing, int(g)) for g in kinds]))
+    open_loop = {int(g): judge(nothing, int(g)) for g in kinds}
     best = MotorFit(
         parameters=nothing,
         deviation=nothing,
@@ -120,9 +120,11 @@ def fit_motor(
     for i, (ticks, terms) in enumerate(todo):
         problem = _Problem(robot, log, motor_rad, linear, joints, ticks)
         for candidate in _candidates(problem, groups, terms):
-            left = np.mean([judge(p, g) for g, p in candidate.left_out.items()])
-            explained = 1.0 - float(left) / max(open_loop, 1e-30)
-            if explained > max(best.explained, _WORTH):
+            left = {g: judge(p, g) for g, p in candidate.left_out.items()}
+            explained = 1.0 - sum(left.values()) / max(sum(open_loop.values()), 1e-30)
+            # What helps one motion and harms another is noise, or another robot's parameter.
+            harmless = all(error <= open_loop[g] for g, error in left.items())
+            if harmless and explained > max(best.explained, _WORTH):
                 best = candidate.finish(problem, explained)
         if progress:
             progress((i + 1) / len(todo))
