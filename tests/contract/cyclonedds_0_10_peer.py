@@ -70,7 +70,7 @@ def state_bytes(s):
 
 
 def ask(idl, writer, reader, api):
-    for number in range(1, 50):
+    for number in range(1, 200):  # the robot may still be starting
         identity = idl.RequestIdentity(id=number, api_id=api)
         header = idl.RequestHeader(
             identity=identity,
