@@ -39,6 +39,10 @@ EXTRAS = {
     # CycloneDDS as a wheel; 0.10 (the robot's own version) has none, but talks to this one.
     "unitree": ["cyclonedds==11.0.*"],
     "serial": ["pyserial>=3.5"],
+    # Demonstrations with images; the tasks that generative policies are judged on.
+    "video": ["av>=14"],
+    "metaworld": ["metaworld==3.0.0", "packaging"],
+    "tensorboard": ["tensorboard"],
     # No "isaac" extra: Isaac Gym is not on PyPI and needs a Python 3.8 of its own.
     "dev": [
         "hypothesis",
@@ -49,6 +53,13 @@ EXTRAS = {
         "pytest-xdist",
         "ruff",
         "types-PyYAML",
+        # Tests of what other extras are for, and a second opinion on the samplers.
+        "av>=14",
+        "cyclonedds==11.0.*",
+        "diffusers",
+        "metaworld==3.0.0",
+        "opencv-contrib-python-headless<5",
+        "pin>=4.0",
     ],
 }
 
