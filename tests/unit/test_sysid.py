@@ -146,6 +146,15 @@ def test_joints_are_grouped_by_name():
     assert sorted(j for g in groups.values() for j in g) == sorted(G1.joint_names)
     assert len(joint_groups(G1, "joint")) == G1.n
     assert joint_groups(PANDA, "group") == joint_groups(PANDA, "joint")
+    assert joint_groups(G1, "robot") == {}
+    whole = {p.kind for p in list_parameters(G1, KINDS, "robot")}
+    assert whole == {"payload", "floor", "delay"}
+
+
+def test_detail_without_any_parameter_gets_a_sentence():
+    logs = [record(G1, Gap(), 0, 0.3, 0.02)]
+    with pytest.raises(InputError, match="add payload, floor or delay"):
+        identify(logs, G1, config=SysIdConfig(parameters=("strength",), detail="robot"))
 
 
 @pytest.mark.parametrize("robot", [G1, PANDA], ids=lambda r: r.name)
