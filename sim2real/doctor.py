@@ -140,7 +140,12 @@ def _optional() -> list[Finding]:
     rows = (
         ("colcon", shutil.which("colcon"), "building ros2_ws with an apt ROS 2", _COLCON),
         ("ros2 launch", _launch(), "launch/*.launch.py", _APT),
-        ("GPU", _gpu(), "policy train, finetune --physics warp: faster; the CPU does as well", _DRIVER),
+        (
+            "GPU",
+            _gpu(),
+            "policy train, finetune --physics warp: faster; the CPU does as well",
+            _DRIVER,
+        ),
         ("pinocchio", _version("pin"), "calibrate hand-eye", calibration),
         ("OpenCV", _opencv(), "calibrate", calibration),
         (

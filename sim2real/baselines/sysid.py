@@ -56,7 +56,8 @@ class SysIdReport:
             units of their priors.
         windows: windows that were fitted.
         window_s: their length, s.
-        held_out: replay of the held-out data: ``open_loop`` and ``sysid``.
+        held_out: replay of the held-out data: ``open_loop`` and ``sysid`` as it was before these
+            data were used as well.
     """
 
     estimates: tuple[Estimate, ...]
@@ -110,27 +111,35 @@ def identify(
             f"episodes well above {window_s + _SKIPPED_S:g} s, got {have:.1f} s; record more"
         )
     body = (payload_body(robot),) if "payload" in kinds else ()
-    rate_hz = episodes[0].rate_hz
+
+    def fit(
+        detail: Detail, windows: Windows, coarser: ParameterFit | None, done: int
+    ) -> ParameterFit:
+        parameters = list_parameters(robot, kinds, detail)
+        new = ParameterFit(robot, parameters, variants, windows, config)
+        new.run(coarser, lambda share: report(detail, (done + share) / turns))
+        return new
+
+    def report(detail: str, share: float) -> None:
+        if progress:
+            progress(f"one value a {detail}", share)
+
+    turns = len(levels) + (len(levels) > 1)
     found: list[ParameterFit] = []
-    with Variants(robot, rate_hz=rate_hz, payload_bodies=body) as variants:
+    with Variants(robot, rate_hz=episodes[0].rate_hz, payload_bodies=body) as variants:
         for i, detail in enumerate(levels):
-
-            def part(share: float, done: int = i, what: str = detail) -> None:
-                if progress:
-                    progress(f"one value a {what}", (done + share) / len(levels))
-
-            fit = ParameterFit(
-                robot, list_parameters(robot, kinds, detail), variants, fitted, config
-            )
-            fit.run(found[-1] if i and levels[i - 1] != "robot" else None, part)
-            found.append(fit)
-    held_out = _replay(held, robot, [fit.gap() for fit in found], window_s)
-    best = _best(held_out, robot)
-    fit = found[best]
-    return fit.gap(), SysIdReport(
-        estimates=fit.estimates(),
+            coarser = found[-1] if i and levels[i - 1] != "robot" else None
+            found.append(fit(detail, fitted, coarser, i))
+        held_out = _replay(held, robot, [one.gap() for one in found], window_s)
+        best = _best(held_out, robot)
+        final = found[best]
+        if len(levels) > 1:  # what was held out has done its part and may teach as well
+            everything = _windows(episodes, robot, window_s, config)
+            final = fit(levels[best], everything, found[best], len(levels))
+    return final.gap(), SysIdReport(
+        estimates=final.estimates(),
         detail=levels[best],
-        condition=fit.condition,
+        condition=final.condition,
         windows=len(fitted),
         window_s=window_s,
         held_out=replace(

@@ -50,20 +50,26 @@ def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:
 def hold_out(
     episodes: Sequence[Episode], share: float, seed: int
 ) -> tuple[list[Episode], list[Episode]]:
-    """Episodes to learn from and a share held out: whole ones, or the ends of one or two.
+    """Episodes to learn from and a share held out.
+
+    Whole motions (episodes of one ``task``) where there are three or more, or whole episodes, or
+    the ends of one or two.
 
     Args:
         episodes: at least one.
         share: share to hold out, between 0 and 1.
         seed: of the draw.
     """
-    if len(episodes) >= _LEAST_WHOLE:
-        order = np.random.default_rng(seed).permutation(len(episodes))
-        count = min(max(round(share * len(episodes)), 1), len(episodes) - 1)
-        held = set(order[:count].tolist())
+    units: list[str | int] = [e.task for e in episodes]
+    if len(set(units)) < _LEAST_WHOLE:
+        units = list(range(len(episodes)))
+    kinds = list(dict.fromkeys(units))
+    if len(kinds) >= _LEAST_WHOLE:
+        order = np.random.default_rng(seed).permutation(len(kinds))
+        held = {kinds[i] for i in order[: max(round(share * len(kinds)), 1)]}
         return (
-            [e for i, e in enumerate(episodes) if i not in held],
-            [e for i, e in enumerate(episodes) if i in held],
+            [e for e, unit in zip(episodes, units, strict=True) if unit not in held],
+            [e for e, unit in zip(episodes, units, strict=True) if unit in held],
         )
     cuts = [round((1.0 - share) * len(e)) for e in episodes]
     return (

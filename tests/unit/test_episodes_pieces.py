@@ -1,5 +1,6 @@
 """Parts of episodes: between two times, of a length, held out."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,6 +53,10 @@ def test_whole_episodes_are_held_out_or_the_ends_of_few():
     learn, held = hold_out(many, 0.2, seed=0)
     assert (len(learn), len(held)) == (8, 2)
     assert {e.t_s[0] for e in learn}.isdisjoint(e.t_s[0] for e in held)
+    motions = [replace(e, task=f"motion {i % 3}") for i, e in enumerate(many)]
+    learn, held = hold_out(motions, 0.2, seed=0)
+    assert len({e.task for e in held}) == 1
+    assert {e.task for e in learn}.isdisjoint(e.task for e in held)
     learn, held = hold_out([episode()], 0.25, seed=0)
     assert learn[0].t_s[-1] < held[0].t_s[0]
     assert len(learn[0]) + len(held[0]) == len(episode())
