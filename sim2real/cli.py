@@ -126,6 +126,21 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         function="sim2real.tasks.cli:policy_eval",
         help="success, smoothness and time of a policy on a task, with delays and losses",
     ),
+    ("calibrate", "target"): Command(
+        function="sim2real.calibrate_cli:calibrate_target",
+        help="calibration board as PDF and PNG at true scale",
+        positional=("out",),
+    ),
+    ("calibrate", "camera"): Command(
+        function="sim2real.calibrate_cli:calibrate_camera",
+        help="focal lengths, centre and distortion of a camera from images, video or bag",
+        positional=("source",),
+    ),
+    ("calibrate", "hand-eye"): Command(
+        function="sim2real.calibrate_cli:calibrate_hand_eye",
+        help="where a camera sits on the hand or beside the robot, from a bag",
+        positional=("bag",),
+    ),
     ("report",): Command(
         function="sim2real.report:report_command",
         help="self-contained HTML page of a demo or replay folder",
