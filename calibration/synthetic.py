@@ -18,7 +18,6 @@ _SUPERSAMPLING = 2
 _BACKGROUND = 150.0
 _MARGIN_SQUARES = 0.5
 _BLACK, _CONTRAST = 25.0, 0.8
-_FAR_PX = 20000.0
 _BORDER_PX = 20.0
 _TRIES = 20000
 
@@ -48,7 +47,7 @@ class Renderer:
             )
         else:
             rays = (pixels - camera.pinhole[2:]) / camera.pinhole[:2]
-        self._rays: Float = np.asarray(rays, float).reshape(pixels.shape)
+        self._rays = np.asarray(rays, np.float32).reshape(pixels.shape)
 
     def render(
         self,
@@ -94,9 +93,6 @@ class Renderer:
     def _cast(self, target: Target, T_cam_board: Float, rows: slice, columns: slice) -> Float:
         s = _SUPERSAMPLING
         rays = self._rays[rows.start * s : rows.stop * s, columns.start * s : columns.stop * s]
-        # a point of the plane is H (X, Y, 1) in the camera's frame, up to scale
-        to_plane = np.linalg.inv(T_cam_board[:3][:, [0, 1, 3]])
-        plane = rays @ to_plane[:, :2].T + to_plane[:, 2]
         depth = float(np.linalg.norm(T_cam_board[:3, 3]))
         per_square = max(8, round(s * self.camera.pinhole[0] * target.square_m / depth))
         margin = round(_MARGIN_SQUARES * per_square)
@@ -107,11 +103,12 @@ class Renderer:
             value=(255.0,),
         ).astype(np.float32)
         board = cv2.GaussianBlur(_CONTRAST * board + _BLACK, (0, 0), 0.7)
-        scale = per_square / target.square_m
-        with np.errstate(divide="ignore", invalid="ignore"):
-            places = plane[..., :2] / plane[..., 2:] * scale - 0.5 + margin
-        inside = (plane[..., 2:] > 0) & (np.abs(places) < _FAR_PX)
-        places = np.where(inside, places, -_FAR_PX).astype(np.float32)
+        # (X, Y, 1) of the plane is seen along H (X, Y, 1); rays that miss it forwards meet it
+        # behind the camera, where the board is not
+        scale, shift = per_square / target.square_m, margin - 0.5
+        to_image = np.array([[scale, 0, shift], [0, scale, shift], [0, 0, 1.0]])
+        to_plane = to_image @ np.linalg.inv(T_cam_board[:3][:, [0, 1, 3]])
+        places = cv2.perspectiveTransform(np.ascontiguousarray(rays), to_plane)
         image = cv2.remap(
             board,
             places,
