@@ -225,14 +225,15 @@ def test_images_of_a_moving_robot_or_an_old_pose_are_left_out():
 # ---- the command -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def files(rendered, tmp_path):
+@pytest.fixture(scope="module")
+def files(rendered, tmp_path_factory):
     """Bag of a robot that stands 1 s at each pose, board and camera."""
+    folder = tmp_path_factory.mktemp("hand_eye")
     frames, _, joints = rendered["eye_to_hand"]
     store = typestore()
     new = {name.rsplit("/", 1)[1]: kind for name, kind in store.types.items()}
     names = [*CHAIN.joint_names[::-1], "panda_finger_joint1"]
-    with BagWriter(tmp_path / "bag", provenance={}) as bag:
+    with BagWriter(folder / "bag", provenance={}) as bag:
         bag.add_topic("/joint_states", "sensor_msgs/msg/JointState")
         bag.add_topic("/camera/image_raw", "sensor_msgs/msg/Image")
         for i, frame in enumerate(frames):
@@ -262,28 +263,37 @@ def files(rendered, tmp_path):
                 )
                 data = store.serialize_cdr(message, "sensor_msgs/msg/Image")
                 bag.write("/camera/image_raw", data, stamp_ns)
-    TARGET.save(tmp_path / "board.json")
-    (tmp_path / "camera.yaml").write_text(CAMERA.to_yaml("side"))
-    return tmp_path
+    TARGET.save(folder / "board.json")
+    (folder / "camera.yaml").write_text(CAMERA.to_yaml("side"))
+    return folder
 
 
-def arguments(files, *options):
+def arguments(files, out, *options):
     places = ["--board", str(files / "board.json"), "--camera", str(files / "camera.yaml")]
-    out = ["--json", str(files / "out.json"), "--setup", "eye_to_hand"]
-    return ["calibrate", "hand-eye", str(files / "bag"), *places, *out, *options]
+    return [
+        "calibrate",
+        "hand-eye",
+        str(files / "bag"),
+        *places,
+        "--json",
+        str(out),
+        "--setup",
+        "eye_to_hand",
+        *options,
+    ]
 
 
-def test_command_finds_the_camera_beside_the_robot(files, capsys):
-    options = ("--robot", "panda", "--report", str(files / "r.html"))
-    assert cli.main(arguments(files, *options)) == 0
+def test_command_finds_the_camera_beside_the_robot(files, tmp_path, capsys):
+    options = ("--robot", "panda", "--report", str(tmp_path / "r.html"))
+    assert cli.main(arguments(files, tmp_path / "out.json", *options)) == 0
     assert "eye to hand: 20 views" in capsys.readouterr().out
-    result = read_result(files / "out.json", "hand_eye")
+    result = read_result(tmp_path / "out.json", "hand_eye")
     angle, length = distance(scene_of("eye_to_hand").truth[0], result.transforms["T_base_cam"])
     assert np.rad2deg(angle) <= 0.01
     assert length <= 1e-4
     assert result.covariance.shape == (12, 12)
     assert result.frames["tip"] == "link panda_hand_tcp of the robot"
-    assert "<h1>Calibration: hand-eye" in (files / "r.html").read_text()
+    assert "<h1>Calibration: hand-eye" in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -297,9 +307,9 @@ def test_command_finds_the_camera_beside_the_robot(files, capsys):
         (("--urdf", str(URDF), "--base", "panda_link0", "--tip", "hand"), "a link of panda"),
     ],
 )
-def test_bad_input_ends_in_one_sentence(files, capsys, options, what):
-    assert cli.main(arguments(files, *options)) == cli.EXIT_INPUT
+def test_bad_input_ends_in_one_sentence(files, tmp_path, capsys, options, what):
+    assert cli.main(arguments(files, tmp_path / "out.json", *options)) == cli.EXIT_INPUT
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("realign: ")
     assert what in error
-    assert not (files / "out.json").exists()
+    assert not (tmp_path / "out.json").exists()
