@@ -56,7 +56,7 @@ EXTRAS = {
         # Tests of what other extras are for, and a second opinion on the samplers.
         "av>=14",
         "cyclonedds==11.0.*",
-        "diffusers",
+        'diffusers; python_version >= "3.11"',
         "metaworld==3.0.0",
         "opencv-contrib-python-headless<5",
         "pin>=4.0",

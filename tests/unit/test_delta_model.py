@@ -328,6 +328,7 @@ def test_command_trains_a_model_that_replay_uses(episodes, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_simulator_can_be_identified_first(episodes, tmp_path, capsys):
     save_episodes(episodes, tmp_path / "train")
     args = ["delta", "train", str(tmp_path / "train"), "--robot", "panda", "--no-networks"]
