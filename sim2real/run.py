@@ -75,15 +75,12 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     from policies.checkpoint import load_policy
     from policies.robots import get_robot
     from sim2real.sim.gaps import make_gap
-    from sim2real.sim.remote import open_robot
     from sim2real.sim.virtual_robot import parse_faults
 
     require_ros()
     robot = get_robot(config.robot)
     spec = load_policy(config.policy, robot).spec
-    gap = make_gap(robot, config.gap)
-    if config.engine != "mujoco":  # what is wrong with it is said before any node starts
-        open_robot(config.engine, robot, gap).close()
+    make_gap(robot, config.gap)
     if config.driver == "mujoco":
         parse_faults(config.faults)
     else:

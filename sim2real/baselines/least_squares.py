@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.interface import Float
+from sim2real.replay.steepness import steepness
 
 Residuals = Callable[[Float], Float]
 """Candidates (V, P) -> residuals (V, B, T, C): B windows of T ticks of C signals."""
@@ -21,8 +22,6 @@ _TRIALS = ((0.0, 1.0), (0.0, 0.5), (0.1, 1.0), (1.0, 1.0), (10.0, 1.0))
 """Damping and length of the steps that are tried."""
 
 _REWEIGHTINGS = 3
-_STEEP = 3.0
-"""Derivatives of this many usual ones begin to count less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +147,9 @@ def local_problem(problem: Problem, z: Float, residuals: Float, jacobian: Float)
 
 
 def _trust(jacobian: Float, shape: tuple[int, ...]) -> Float:
-    """Weights of windows by the size of their derivatives, (B, 1, C).
-
-    Where a probe makes or breaks a contact, a derivative by finite differences is huge and means
-    nothing; the residual there may be small, so that no weight of residuals would notice.
-    """
+    """Weights of windows by the size of their derivatives, (B, 1, C)."""
     size = np.sqrt((jacobian**2).sum(axis=0).reshape(shape).mean(axis=1))
-    usual = np.median(size, axis=0) + np.finfo(float).tiny
-    trust: Float = (1.0 / (1.0 + (size / (_STEEP * usual)) ** 2))[:, None]
+    trust: Float = (1.0 / (1.0 + steepness(size) ** 2))[:, None]
     return trust
 
 

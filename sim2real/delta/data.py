@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.episodes.episode import Episode
-from sim2real.episodes.pieces import pieces
+from sim2real.episodes.pieces import FEWEST_MOTIONS, motions, pieces
 from sim2real.replay.log import Log, Rows
 from sim2real.replay.open_loop import DeltaAction, History, Residual, at_motor, play
 from sim2real.sim.batch import BatchStepper
@@ -19,7 +19,6 @@ from sim2real.sim.stepper import SimState
 _HORIZON_S = 1.0
 _WORST = 10.0
 _MOST_GROUPS = 6
-_FEWEST_GROUPS = 3
 
 
 def groups_of(
@@ -44,12 +43,10 @@ def groups_of(
             f"on, got {have}; record more"
         )
     Log.of(episodes, robot)  # says what is wrong with an episode before it is cut
-    tasks = [e.task for e in episodes]
-    if len(set(tasks)) < _FEWEST_GROUPS:
-        if len(episodes) < _FEWEST_GROUPS:
-            total = sum((len(e) - 1) / e.rate_hz for e in episodes)
-            episodes = pieces(episodes, total / (_FEWEST_GROUPS + 1))
-        tasks = [str(i) for i in range(len(episodes))]
+    if len(episodes) < FEWEST_MOTIONS:
+        total = sum((len(e) - 1) / e.rate_hz for e in episodes)
+        episodes = pieces(episodes, total / (FEWEST_MOTIONS + 1))
+    tasks = motions(episodes)
     numbers = {task: i % _MOST_GROUPS for i, task in enumerate(dict.fromkeys(tasks))}
     log = Log.of(episodes, robot)
     groups = np.repeat([numbers[task] for task in tasks], [len(e) for e in episodes])

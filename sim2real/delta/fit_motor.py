@@ -23,6 +23,7 @@ from sim2real.delta.linear import Linearisation
 from sim2real.delta.motor import SUBSETS, TERMS, feedback, scales, term_values
 from sim2real.replay.log import Log, Rows
 from sim2real.replay.open_loop import History
+from sim2real.replay.steepness import steepness
 from sim2real.sim.stepper import SimState
 from sim2real.sim.tangent import joint_slices, tangent_size
 
@@ -36,7 +37,6 @@ _MOST_WINDOWS = 800
 _ITERATIONS = 4
 _ROBUST = 2.0  # errors of this many typical ones begin to count less
 _WORTH = 0.01  # share of the replay error below which no terms are better than some
-_STEEP = 3.0  # derivatives of this many usual ones begin to count less
 _VELOCITY = 0.3  # weight of velocities against positions, each in units of its typical error
 
 
@@ -249,15 +249,10 @@ class _Problem:
         return out
 
     def _trust(self, slopes: Float) -> Float:
-        """Weights (B, 1, x) of windows by the size of their derivatives (B, K, x, m terms).
-
-        Where a probe makes or breaks a contact, a derivative is huge and means nothing; the error
-        there may be small, so that no weight of errors would notice.
-        """
+        """Weights (B, 1, x) of windows by the size of their derivatives (B, K, x, m terms)."""
         unit = (self.unit**2).astype(np.float32)
         size = np.sqrt((slopes**2 @ unit).sum(axis=1))
-        usual = np.median(size, axis=0) + np.finfo(np.float32).tiny
-        trust: Float = (1.0 / np.sqrt(1.0 + (size / (_STEEP * usual)) ** 2))[:, None]
+        trust: Float = (1.0 / np.sqrt(1.0 + steepness(size) ** 2))[:, None]
         return trust
 
     def full(self, parameters: Float) -> Float:

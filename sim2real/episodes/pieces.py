@@ -11,7 +11,7 @@ import numpy as np
 
 from sim2real.episodes.episode import Episode
 
-_LEAST_WHOLE = 3
+FEWEST_MOTIONS = 3
 
 
 def part(episode: Episode, start: int, stop: int) -> Episode:
@@ -47,6 +47,14 @@ def pieces(episodes: Sequence[Episode], longest_s: float) -> list[Episode]:
     return out
 
 
+def motions(episodes: Sequence[Episode]) -> list[str]:
+    """Which motion each episode is of: its ``task``; itself where there are fewer than 3 tasks."""
+    tasks = [e.task for e in episodes]
+    if len(set(tasks)) < FEWEST_MOTIONS:
+        return [str(i) for i in range(len(episodes))]
+    return tasks
+
+
 def hold_out(
     episodes: Sequence[Episode], share: float, seed: int
 ) -> tuple[list[Episode], list[Episode]]:
@@ -60,11 +68,9 @@ def hold_out(
         share: share to hold out, between 0 and 1.
         seed: of the draw.
     """
-    units: list[str | int] = [e.task for e in episodes]
-    if len(set(units)) < _LEAST_WHOLE:
-        units = list(range(len(episodes)))
+    units = motions(episodes)
     kinds = list(dict.fromkeys(units))
-    if len(kinds) >= _LEAST_WHOLE:
+    if len(kinds) >= FEWEST_MOTIONS:
         order = np.random.default_rng(seed).permutation(len(kinds))
         held = {kinds[i] for i in order[: max(round(share * len(kinds)), 1)]}
         return (
