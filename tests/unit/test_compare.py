@@ -12,45 +12,21 @@ from sim2real.baselines.compare import METHODS, compare, randomized
 from sim2real.baselines.delta_dynamics import train_delta_dynamics
 from sim2real.cli import main
 from sim2real.delta.train import DeltaConfig
-from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
 from sim2real.replay.open_loop import Method, measure
 from sim2real.sim.gaps import Gap
-from sim2real.sim.stepper import Stepper, default_state
 
 GAP = Gap(strength={"*": 0.7}, friction_nm={"*": 1.0})
 FAST = DeltaConfig(hidden=(32,), epochs=60, batch=128, ensemble=2)
 
 
-def episode(seed, seconds=1.5):
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(100 * seconds)) / 100.0
-    speed, phase = rng.uniform(1.5, 4.0, PANDA.n), rng.uniform(0.0, 6.28, PANDA.n)
-    action = PANDA.default_rad + 0.25 * np.sin(speed * t[:, None] + phase)
-    stepper = Stepper(PANDA, GAP)
-    stepper.reset(default_state(PANDA, action[0]))
-    states = []
-    for target in action:
-        states.append(stepper.state)
-        stepper.step(target)
-    return Episode(
-        robot="panda",
-        robot_fingerprint=PANDA.fingerprint,
-        rate_hz=100.0,
-        t_s=t,
-        action_rad=action,
-        qpos_rad=np.array([s.qpos_rad for s in states]),
-        qvel_rad_s=np.array([s.qvel_rad_s for s in states]),
-    )
-
-
 @pytest.fixture(scope="module")
-def episodes():
-    return [episode(seed) for seed in range(5)]
+def episodes(swinging_arm):
+    return [swinging_arm(seed, GAP, 1.5) for seed in range(5)]
 
 
-def test_delta_dynamics_corrects_the_next_state():
-    logs = [episode(seed, seconds=4.0) for seed in range(7)]
+def test_delta_dynamics_corrects_the_next_state(swinging_arm):
+    logs = [swinging_arm(seed, GAP, 4.0) for seed in range(7)]
     residual = train_delta_dynamics(logs[:6], PANDA, config=FAST)
     methods = [Method(name="open_loop"), Method(name="delta_dynamics", residual=residual)]
     result = measure(logs[6:], PANDA, methods, horizons_s=(0.05, 0.25))

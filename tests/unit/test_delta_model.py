@@ -24,40 +24,18 @@ from sim2real.delta.model import (
     weight_shapes,
 )
 from sim2real.delta.train import DeltaConfig, train_delta
-from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
 from sim2real.replay.open_loop import History, replay
-from sim2real.sim.gaps import make_gap
-from sim2real.sim.stepper import SimState, Stepper, default_state
+from sim2real.sim.gaps import Gap, make_gap
+from sim2real.sim.stepper import SimState
 
 FAST = DeltaConfig(hidden=(64,), epochs=40, batch=256, ensemble=2)
-
-
-def episode(seed, gap="hidden:7", seconds=2.0):
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(100 * seconds)) / 100.0
-    speed, phase = rng.uniform(1.5, 4.0, PANDA.n), rng.uniform(0.0, 6.28, PANDA.n)
-    action = PANDA.default_rad + 0.25 * np.sin(speed * t[:, None] + phase)
-    stepper = Stepper(PANDA, make_gap(PANDA, gap))
-    stepper.reset(default_state(PANDA, action[0]))
-    states = []
-    for target in action:
-        states.append(stepper.state)
-        stepper.step(target)
-    return Episode(
-        robot="panda",
-        robot_fingerprint=PANDA.fingerprint,
-        rate_hz=100.0,
-        t_s=t,
-        action_rad=action,
-        qpos_rad=np.array([s.qpos_rad for s in states]),
-        qvel_rad_s=np.array([s.qvel_rad_s for s in states]),
-    )
+HIDDEN = make_gap(PANDA, "hidden:7")
 
 
 @pytest.fixture(scope="module")
-def episodes():
-    return [episode(seed) for seed in range(10)]
+def episodes(swinging_arm):
+    return [swinging_arm(seed, HIDDEN, 2.0) for seed in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +99,8 @@ def test_training_is_reproducible_for_a_seed_and_can_aggregate(episodes):
     assert rounds == {"0", "1"}
 
 
-def test_training_on_a_robot_without_gap_does_no_harm():
-    logs = [episode(seed, gap="none", seconds=1.2) for seed in range(4)]
+def test_training_on_a_robot_without_gap_does_no_harm(swinging_arm):
+    logs = [swinging_arm(seed, Gap(), 1.2) for seed in range(4)]
     model, _ = train_delta(logs[:3], PANDA, config=replace(FAST, epochs=10))
     after = replay(logs[3:], PANDA, delta=model).methods["delta_action"]
     assert after.e_g_mpjpe_mm.max() < 0.1
@@ -145,16 +123,16 @@ def test_bad_settings_get_a_sentence(episodes, change, sentence):
         train_delta(episodes[:2], PANDA, config=replace(FAST, **change))
 
 
-def test_too_little_data_gets_a_sentence(episodes):
+def test_too_little_data_gets_a_sentence(swinging_arm):
     with pytest.raises(InputError, match=r"100 control ticks \(1 s\) .* got 58; record more"):
-        train_delta([episode(0, seconds=0.3), episode(1, seconds=0.3)], PANDA)
+        train_delta([swinging_arm(seed, HIDDEN, 0.3) for seed in range(2)], PANDA)
     with pytest.raises(InputError, match="got 0; record more"):
         train_delta([], PANDA)
 
 
-def test_one_long_episode_is_enough(episodes):
+def test_one_long_episode_is_enough(episodes, swinging_arm):
     model, report = train_delta(
-        [episode(3, seconds=4.0)], PANDA, config=replace(FAST, networks=False)
+        [swinging_arm(3, HIDDEN, 4.0)], PANDA, config=replace(FAST, networks=False)
     )
     assert model.gain == 0.0
     methods = replay(episodes[8:], PANDA, delta=model).methods

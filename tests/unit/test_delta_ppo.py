@@ -14,7 +14,6 @@ from sim2real.delta.data import Task, groups_of
 from sim2real.delta.model import load_delta
 from sim2real.delta.ppo import Closeness, DeltaEnv, PpoDeltaConfig, train_ppo_delta
 from sim2real.delta.ppo_model import PpoDelta, layer_shapes, observation_size
-from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import save_episodes
 from sim2real.finetune.simulator import Simulator
 from sim2real.replay.open_loop import History, replay
@@ -22,37 +21,15 @@ from sim2real.rl.ppo import PpoConfig
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.body_positions import BodyPositions
 from sim2real.sim.gaps import Gap
-from sim2real.sim.stepper import Stepper, default_state
+from sim2real.sim.stepper import default_state
 
 OFFSET = Gap(offset_rad={"*": 0.05})
 TINY = PpoDeltaConfig(iterations=3, envs=16, hidden=(32, 16), minutes=5.0)
 
 
-def episode(seed, gap=OFFSET, seconds=1.5):
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(100 * seconds)) / 100.0
-    speed, phase = rng.uniform(1.5, 4.0, PANDA.n), rng.uniform(0.0, 6.28, PANDA.n)
-    action = PANDA.default_rad + 0.25 * np.sin(speed * t[:, None] + phase)
-    stepper = Stepper(PANDA, gap)
-    stepper.reset(default_state(PANDA, action[0]))
-    states = []
-    for target in action:
-        states.append(stepper.state)
-        stepper.step(target)
-    return Episode(
-        robot="panda",
-        robot_fingerprint=PANDA.fingerprint,
-        rate_hz=100.0,
-        t_s=t,
-        action_rad=action,
-        qpos_rad=np.array([s.qpos_rad for s in states]),
-        qvel_rad_s=np.array([s.qvel_rad_s for s in states]),
-    )
-
-
 @pytest.fixture(scope="module")
-def episodes():
-    return [episode(seed) for seed in range(4)]
+def episodes(swinging_arm):
+    return [swinging_arm(seed, OFFSET, 1.5) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
