@@ -38,7 +38,9 @@ EXTRAS = {
     "calibration": ["pin>=4.0", "opencv-contrib-python-headless<5"],
     # CycloneDDS as a wheel; 0.10 (the robot's own version) has none, but talks to this one.
     "unitree": ["cyclonedds==11.0.*"],
-    "serial": ["pyserial>=3.5"],
+    "franka": ["pylibfranka==0.21.*", "franky-control==2.0.*"],
+    "serial": ["pyserial>=3.5", "pymodbus>=3.10"],
+    "serving": ["msgpack>=1.1", "websockets>=15"],
     # Demonstrations with images; the tasks that generative policies are judged on.
     "video": ["av>=14"],
     "metaworld": ["metaworld==3.0.0", "packaging"],
@@ -57,9 +59,18 @@ EXTRAS = {
         "av>=14",
         "cyclonedds==11.0.*",
         'diffusers; python_version >= "3.11"',
+        "feetech-servo-sdk==1.0.*",
+        "franky-control==2.0.*",
         "metaworld==3.0.0",
+        "minimalmodbus==2.1.*",
+        "msgpack>=1.1",
         "opencv-contrib-python-headless<5",
         "pin>=4.0",
+        "pylibfranka==0.21.*",
+        "pymodbus>=3.10",
+        "pyserial>=3.5",
+        "types-pyserial",
+        "websockets>=15",
     ],
 }
 

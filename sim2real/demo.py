@@ -91,7 +91,8 @@ def run_demo(out: Path, config: DemoConfig) -> dict[str, Any]:
 
 
 def _record(out: Path, config: DemoConfig, name: str, goals: int, seed: int) -> dict[str, Any]:
-    from sim2real.run import RunConfig, run
+    from sim2real.run import run
+    from sim2real.run_config import RunConfig
 
     result = run(
         RunConfig(

@@ -9,56 +9,15 @@ from __future__ import annotations
 import json as json_module
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 from sim2real.results import check_new, write_json
-from sim2real.run_unitree import check_unitree, start_unitree
-
-Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What to run.
-
-    Attributes:
-        robot: robot name.
-        policy: checkpoint directory.
-        driver: what plays the robot: the simulator, or a Unitree robot over DDS.
-        network: interface or own address that leads to a Unitree robot; empty for an emulated one.
-        dds_domain: DDS domain of a real Unitree robot (not of ROS).
-        engine: simulator of the virtual robot, see :mod:`sim2real.sim.remote`.
-        lockstep: the simulator waits for the command that answers its stamp.
-        duration_s: length, s; default: the policy's motion, or all goals.
-        record: bag directory to write, or None.
-        seed: seed of the start pose, goals and policy.
-        gap: dynamics gap of the virtual robot.
-        faults: faults of the virtual robot, e.g. ``nan_state@1.0:0.2``.
-        goals: number of goals for a goal-conditioned policy.
-        goal_period_s: time for each goal, s.
-        domain_id: ROS domain; None for a private one.
-    """
-
-    robot: str
-    policy: Path
-    driver: Literal["mujoco", "unitree"] = "mujoco"
-    network: str = ""
-    dds_domain: int = 0
-    engine: Engine = "mujoco"
-    lockstep: bool = False
-    duration_s: float | None = None
-    record: Path | None = None
-    seed: int = 0
-    gap: str = "none"
-    faults: str = ""
-    goals: int = 5
-    goal_period_s: float = 4.0
-    domain_id: int | None = None
+from sim2real.run_config import Driver, Engine, RunConfig
+from sim2real.run_hardware import hardware
 
 
 def run(config: RunConfig, *, progress: bool = True, description: str = "run") -> dict[str, Any]:
@@ -83,14 +42,13 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     make_gap(robot, config.gap)
     if config.driver == "mujoco":
         parse_faults(config.faults)
+        if not config.emulated:
+            raise InputError(
+                "expected no --network and no --port for a simulated robot; "
+                "name its driver, e.g. --driver unitree"
+            )
     else:
-        check_unitree(
-            network=config.network,
-            lockstep=config.lockstep,
-            engine=config.engine,
-            gap=config.gap,
-            faults=config.faults,
-        )
+        hardware(config.driver).check(config)
     if config.duration_s is not None and config.duration_s <= 0:
         raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
     if config.record is not None and config.record.exists():
@@ -152,16 +110,9 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
 def _start_driver(
     graph: Graph, config: RunConfig, spec: PolicySpec, driver: dict[str, Any]
 ) -> None:
-    if config.driver == "unitree":
-        start_unitree(
-            graph,
-            robot=config.robot,
-            policy=config.policy,
-            network=config.network,
-            dds_domain=config.dds_domain,
-            emulator={"gap": config.gap, "faults": config.faults, "seed": config.seed},
-            driver={key: v for key, v in driver.items() if key not in ("lockstep", "seed")},
-        )
+    if config.driver != "mujoco":
+        own = {key: value for key, value in driver.items() if key not in ("lockstep", "seed")}
+        hardware(config.driver).start(graph, config, own)
         return
     simulated = {
         "engine": config.engine,
@@ -249,8 +200,9 @@ def _git_commit() -> str:
 def run_command(
     robot: str,
     policy: Path,
-    driver: Literal["mujoco", "unitree"] = "mujoco",
+    driver: Driver = "mujoco",
     network: str = "",
+    port: str = "",
     dds_domain: int = 0,
     engine: Engine = "mujoco",
     lockstep: bool = False,
@@ -270,9 +222,10 @@ def run_command(
     Args:
         robot: robot name, e.g. g1 or panda.
         policy: checkpoint directory.
-        driver: what plays the robot: the simulator, or a Unitree robot over DDS.
-        network: interface or own address that leads to a Unitree robot, e.g. eth0; default: an
-            emulated robot on the loopback.
+        driver: what plays the robot: the simulator, or the driver of a robot, real or emulated.
+        network: interface or own address that leads to a Unitree robot, e.g. eth0, or address of
+            a Franka control box; default: an emulated robot on the loopback.
+        port: serial port of a robot, e.g. /dev/ttyACM0; default: an emulated one.
         dds_domain: DDS domain of a real Unitree robot.
         engine: simulator of the virtual robot; all but mujoco run in an interpreter of their own,
             e.g. the one that REALIGN_SAPIEN_PYTHON names.
@@ -295,6 +248,7 @@ def run_command(
         policy=policy,
         driver=driver,
         network=network,
+        port=port,
         dds_domain=dds_domain,
         engine=engine,
         lockstep=lockstep,

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
-from policies.errors import InputError
 from sim2real.graph import Graph
+from sim2real.run_config import RunConfig
+from sim2real.run_hardware import check_hardware
 
 _LOOPBACK = "lo"
 
 
-def check_unitree(*, network: str, lockstep: bool, engine: str, gap: str, faults: str) -> None:
-    """Refuse what a Unitree robot cannot do.
+def check(config: RunConfig) -> None:
+    """Refuse what a Unitree robot cannot do, see :class:`sim2real.run_hardware.Hardware`."""
+    check_hardware(
+        config,
+        module="cyclonedds",
+        package="CycloneDDS",
+        robot="a Unitree robot",
+        address="network",
+    )
 
-    Args:
-        network: interface or own address that leads to the robot; empty for an emulated one.
-        lockstep: whether the robot should wait for commands.
-        engine: simulator; an emulated robot lives in MuJoCo.
-        gap: dynamics gap, for an emulated robot only.
-        faults: faults, for an emulated robot only.
 
-    Raises:
-        InputError: no CycloneDDS, or options that do not fit.
-    """
-    if importlib.util.find_spec("cyclonedds") is None:
-        raise InputError(
-            "expected CycloneDDS for a Unitree robot, but it is not installed; "
-            "run: pip install 'realign[unitree]'"
-        )
-    if lockstep:
-        raise InputError(
-            "expected a robot that waits for commands with --lockstep, but a Unitree robot does "
-            "not wait; leave --lockstep out, or use --driver mujoco"
-        )
-    if engine != "mujoco":
-        raise InputError(
-            f"expected the engine mujoco for --driver unitree, got {engine!r}; use --driver mujoco "
-            "for other engines"
-        )
-    if network and (gap != "none" or faults):
-        raise InputError(
-            f"expected no --gap and --faults for a real robot (--network {network}); "
-            "leave --network out for an emulated one"
-        )
+def start(graph: Graph, config: RunConfig, driver: dict[str, Any]) -> None:
+    """Start the driver, and the emulated robot where there is no real one."""
+    start_unitree(
+        graph,
+        robot=config.robot,
+        policy=config.policy,
+        network=config.network,
+        dds_domain=config.dds_domain,
+        emulator={"gap": config.gap, "faults": config.faults, "seed": config.seed},
+        driver=driver,
+    )
 
 
 def start_unitree(

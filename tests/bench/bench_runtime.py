@@ -22,7 +22,8 @@ from policies.actor.asap import import_asap
 from policies.actor.mlp import mlp_onnx
 from policies.robots.g1 import G1
 from sim2real.graph import Graph, private_domain_id, ros_environment
-from sim2real.run import RunConfig, run
+from sim2real.run import run
+from sim2real.run_config import RunConfig
 
 BUSY = "import numpy as np\na = np.random.rand(256, 256)\nwhile True: a = np.tanh(a @ a)"
 

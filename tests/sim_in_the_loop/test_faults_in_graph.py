@@ -9,7 +9,8 @@ import pytest
 
 from policies.errors import FaultError
 from sim2real import run as run_module
-from sim2real.run import RunConfig, run
+from sim2real.run import run
+from sim2real.run_config import RunConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sim2real.bags.reader import read_bag
-from sim2real.run import RunConfig, run
+from sim2real.run import run
+from sim2real.run_config import RunConfig
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 MOTIONS = ("CR7_level1", "jump_forward_level1", "kick_level1", "side_jump_level1")

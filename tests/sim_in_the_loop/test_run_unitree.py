@@ -14,7 +14,8 @@ import pytest
 from policies.errors import FaultError, InputError
 from sim2real import run as run_module
 from sim2real.bags.reader import read_bag
-from sim2real.run import RunConfig, run
+from sim2real.run import run
+from sim2real.run_config import RunConfig
 
 pytest.importorskip("cyclonedds", reason="needs CycloneDDS: pip install 'realign[unitree]'")
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]

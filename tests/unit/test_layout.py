@@ -17,6 +17,7 @@ import pytest
 import setuptools
 
 from sim2real import cli, run
+from sim2real.run_config import RunConfig
 
 REPO = Path(__file__).resolve().parents[2]
 WORKSPACE = REPO / "ros2_ws" / "src"
@@ -274,7 +275,7 @@ def test_launch_file_gives_the_graph_of_realign_run(name, driver, network, check
     graph = types.SimpleNamespace(folder=tmp_path, domain_id=1)
     graph.start = lambda _, module, parameters: started.update({module: parameters})
     spec = types.SimpleNamespace(name="p", sha256="0", rate_hz=50.0, needs=("goal",))
-    config = run.RunConfig(
+    config = RunConfig(
         robot="g1", policy=Path(checkpoint), driver=driver, network=network, record=tmp_path / "bag"
     )
     run._start_nodes(graph, config, spec)
