@@ -143,17 +143,16 @@ def trajectory_to_chunk(msg: Any, names: NameMap) -> ActionChunk:
     n = len(msg.joint_names)
     if not msg.points:
         raise InputError("action chunk: expected at least one point, got none")
-    rows = []
     for point in msg.points:
         if len(point.positions) != n:
             raise InputError(
                 f"action chunk: expected {n} positions in each point, got {len(point.positions)}"
             )
-        rows.append(np.array(point.positions)[index])
+    positions = np.array([point.positions for point in msg.points], dtype=np.float64)[:, index]
     times = [stamp_to_ns(point.time_from_start) for point in msg.points]
     dt_ns = times[1] - times[0] if len(times) > 1 else 0
     if times[0] != 0 or any(b - a != dt_ns or dt_ns <= 0 for a, b in pairwise(times)):
         raise InputError("action chunk: expected even steps from time_from_start 0")
     return ActionChunk(
-        stamp_ns=stamp_to_ns(msg.header.stamp), dt_s=dt_ns / NS, positions_rad=np.stack(rows)
+        stamp_ns=stamp_to_ns(msg.header.stamp), dt_s=dt_ns / NS, positions_rad=positions
     )

@@ -171,12 +171,12 @@ class DriverNode(Node):
         """
         while rclpy.ok() and not self.done:
             record = channel.receive(self.end, channel.STATE, wait_s=_POLL_S)
-            while (newer := channel.receive(self.end, channel.STATE)) is not None:
-                record = newer
             self._take_commands()
             if record is None:
                 self._check_wire_process()
                 continue
+            while (newer := channel.receive(self.end, channel.STATE)) is not None:
+                record = newer
             self._heard_ns = time.monotonic_ns()
             is_news = record["stamp_ns"] != self._last["stamp_ns"]
             self._last = record
@@ -185,9 +185,11 @@ class DriverNode(Node):
             if not self._started:
                 self._tell(record)
                 continue
-            if not is_news or self._missing or not self._input.get_publisher_count():
+            if not is_news or self._missing:
                 continue
             if not self.states:
+                if not self._input.get_publisher_count():
+                    continue
                 self.voice.publish_episode(self.stamp_ns)
             self.states += 1
             self.voice.publish(record, self.stamp_ns)
@@ -204,9 +206,12 @@ class DriverNode(Node):
             raise channel.Closed
 
     def _take_commands(self) -> None:
+        newest = None
         with self._input.handle:
             while taken := self._input.handle.take_message(JointTrajectory, False):
-                self._on_command(taken[0])
+                newest = taken[0]
+        if newest is not None:
+            self._on_command(newest)
 
     def _watch_operator(self, record: Any) -> None:
         """Pass stops and the remote's keys on to the guard."""
