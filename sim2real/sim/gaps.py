@@ -172,24 +172,33 @@ def load_gap(path: Path, robot: RobotSpec) -> Gap:
 
 FORMAT = "realign-gap-1"
 MAX_DELAY_S = 0.2
+PANDA_EFFORT_NM = 87.0
 
 _LEGS = ("*_hip_*", "*_knee_*", "*_ankle_*")
 
 
 def _end_body(robot: RobotSpec) -> str:
-    return "torso_link" if robot.floating_base else "panda_hand"
+    if robot.floating_base:
+        return "torso_link"
+    return {"so101": "gripper_link"}.get(robot.name, "panda_hand")
+
+
+def size_of_arm(robot: RobotSpec) -> float:
+    """Strongest motor of an arm over that of a Panda: loads and frictions scale with it."""
+    return float(robot.effort_limit_nm.max()) / PANDA_EFFORT_NM
 
 
 def _hidden(robot: RobotSpec, seed: int) -> Gap:
     rng = np.random.default_rng(seed)
     low, high = (0.8, 0.95) if robot.floating_base else (0.6, 0.9)
-    scale = 0.3 if robot.floating_base else 2.0
+    size = 1.0 if robot.floating_base else size_of_arm(robot)
+    scale = 0.3 if robot.floating_base else 2.0 * size
     return Gap(
         name=f"hidden:{seed}",
         strength={j: float(rng.uniform(low, high)) for j in robot.joint_names},
         friction_nm={j: float(scale * rng.uniform(0.2, 1.0)) for j in robot.joint_names},
         damping_nm_s_rad={j: float(scale * rng.uniform(0.1, 0.5)) for j in robot.joint_names},
-        payload_kg={_end_body(robot): float(rng.uniform(0.5, 2.0))},
+        payload_kg={_end_body(robot): size * float(rng.uniform(0.5, 2.0))},
         delay_s=float(rng.uniform(0.002, 0.015)),
     )
 
@@ -215,13 +224,14 @@ def make_gap(robot: RobotSpec, name: str) -> Gap:
         if seed and not seed.isdigit():
             raise InputError(f"expected a gap like hidden:7, got {name!r}; the seed is a number")
         return _hidden(robot, int(seed or 0))
+    size = 1.0 if robot.floating_base else size_of_arm(robot)
     gaps = {
         "none": Gap(),
-        "payload": Gap(name="payload", payload_kg={_end_body(robot): 2.0}),
+        "payload": Gap(name="payload", payload_kg={_end_body(robot): 2.0 * size}),
         "sticky": Gap(
             name="sticky",
-            friction_nm={"*": 0.6 if robot.floating_base else 2.0},
-            damping_nm_s_rad={"*": 0.3 if robot.floating_base else 2.0},
+            friction_nm={"*": 0.6 if robot.floating_base else 2.0 * size},
+            damping_nm_s_rad={"*": 0.3 if robot.floating_base else 2.0 * size},
         ),
         "latency": Gap(name="latency", delay_s=0.02),
     }

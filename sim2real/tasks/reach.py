@@ -20,6 +20,7 @@ from sim2real.sim.stepper import Stepper, default_state
 
 BOX_LOWER_M = (0.3, -0.35, 0.15)
 BOX_UPPER_M = (0.6, 0.35, 0.6)
+_BOXES_M = {"so101": ((0.14, -0.14, 0.04), (0.28, 0.14, 0.2))}  # of arms of another size
 _NS = 1_000_000_000
 _TOLERANCE_M = 1e-3
 _LIMIT_MARGIN_RAD = 0.15
@@ -70,20 +71,21 @@ def sample_solved_goals(
     kinematics: Kinematics, count: int, rng: np.random.Generator
 ) -> tuple[Float, Float]:
     """Goals in the box that the arm can reach: positions (count, 3), m, and poses (count, n)."""
+    lower_m, upper_m = _BOXES_M.get(kinematics.robot.name, (BOX_LOWER_M, BOX_UPPER_M))
     goals: list[Float] = []
     poses: list[Float] = []
     for _ in range(20 * count + 20):
         if len(goals) == count:
             break
-        goal = rng.uniform(BOX_LOWER_M, BOX_UPPER_M)
+        goal = rng.uniform(lower_m, upper_m)
         pose = solve_goal(kinematics, goal)
         if pose is not None:
             goals.append(goal)
             poses.append(pose)
     if len(goals) < count:
         raise InputError(
-            f"expected the robot {kinematics.robot.name} to reach goals between {BOX_LOWER_M} and "
-            f"{BOX_UPPER_M} m, but it reaches hardly any; use another robot for this task"
+            f"expected the robot {kinematics.robot.name} to reach goals between {lower_m} and "
+            f"{upper_m} m, but it reaches hardly any; use another robot for this task"
         )
     return np.reshape(goals, (count, 3)), np.reshape(poses, (count, kinematics.robot.n))
 

@@ -1,4 +1,4 @@
-"""Regenerate the reach policy of the Panda: ``python -m sim2real.tasks.train_reach --out DIR``.
+"""The reach policy of an arm: ``python -m sim2real.tasks.train_reach --robot so101 --out DIR``.
 
 The scripted expert drives simulated arms whose motors, load, friction and delay are drawn at
 random, with noise on its commands (as in DART, arXiv 1703.09327), so that the states that a clone
@@ -24,9 +24,10 @@ from policies.errors import InputError
 from policies.expert.reach import ReachExpert
 from policies.interface import Float, RobotSpec
 from policies.processors import TermConfig
+from policies.robots import get_robot
 from policies.robots.panda import PANDA
 from policies.train import CloneConfig, clone
-from sim2real.sim.gaps import Gap, make_gap
+from sim2real.sim.gaps import Gap, make_gap, size_of_arm
 from sim2real.sim.kinematics import Kinematics
 from sim2real.sim.stepper import Stepper, default_state
 from sim2real.tasks.reach import evaluate_reach, sample_goals, sample_solved_goals
@@ -99,13 +100,13 @@ class States:
 
 def random_gap(robot: RobotSpec, rng: np.random.Generator) -> Gap:
     """Dynamics for one training episode: motors, friction, load and delay drawn at random."""
-    names = robot.joint_names
+    names, size = robot.joint_names, size_of_arm(robot)
     return Gap(
         name="training",
         strength={name: float(rng.uniform(0.5, 1.1)) for name in names},
-        friction_nm={name: float(rng.uniform(0.0, 2.5)) for name in names},
-        damping_nm_s_rad={name: float(rng.uniform(0.0, 1.5)) for name in names},
-        payload_kg={str(robot.ee_body): float(rng.uniform(0.0, 2.5))},
+        friction_nm={name: size * float(rng.uniform(0.0, 2.5)) for name in names},
+        damping_nm_s_rad={name: size * float(rng.uniform(0.0, 1.5)) for name in names},
+        payload_kg={str(robot.ee_body): size * float(rng.uniform(0.0, 2.5))},
         delay_s=float(rng.uniform(0.0, 0.02)),
     )
 
@@ -235,12 +236,18 @@ def reach_config(robot: RobotSpec, collected: CollectConfig, cloned: CloneConfig
 
 
 def train_reach(
-    out: Path, *, collect_config: CollectConfig, clone_config: CloneConfig, overwrite: bool
+    out: Path,
+    *,
+    collect_config: CollectConfig,
+    clone_config: CloneConfig,
+    overwrite: bool,
+    robot: RobotSpec = PANDA,
 ) -> None:
     """Collect, train and save the checkpoint.
 
     Args:
         out: checkpoint directory to create.
+        robot: an arm with a fixed base.
         collect_config: how the data are collected.
         clone_config: how the network is fitted.
         overwrite: replace an existing checkpoint.
@@ -248,7 +255,6 @@ def train_reach(
     Raises:
         InputError: ``out`` exists.
     """
-    robot = PANDA
     check_writable(out, overwrite=overwrite)
     inputs, targets = collect(robot, collect_config)
     network = clone(inputs, targets, clone_config)
@@ -261,9 +267,8 @@ def train_reach(
     save_checkpoint(out, config, model, overwrite=overwrite)
 
 
-def report(out: Path, goals: int = 100) -> None:
+def report(out: Path, robot: RobotSpec, goals: int = 100) -> None:
     """Print how the saved policy reaches goals, on the nominal arm and with a hidden gap."""
-    robot = PANDA
     targets = sample_goals(robot, goals, seed=1)
     for name in ("none", "hidden:7"):
         for from_default in (True, False):
@@ -289,18 +294,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to create")
+    parser.add_argument("--robot", default=PANDA.name, help="an arm with a fixed base")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--steps", type=int, default=CloneConfig.steps, help="optimiser steps")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint")
     args = parser.parse_args(arguments)
     try:
+        robot = get_robot(args.robot)
         train_reach(
             args.out,
+            robot=robot,
             collect_config=CollectConfig(seed=args.seed),
             clone_config=CloneConfig(seed=args.seed, steps=args.steps),
             overwrite=args.overwrite,
         )
-        report(args.out)
+        report(args.out, robot)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
