@@ -267,7 +267,7 @@ def train_reach(
     save_checkpoint(out, config, model, overwrite=overwrite)
 
 
-def report(out: Path, robot: RobotSpec, goals: int = 100) -> None:
+def report(out: Path, robot: RobotSpec = PANDA, goals: int = 100) -> None:
     """Print how the saved policy reaches goals, on the nominal arm and with a hidden gap."""
     targets = sample_goals(robot, goals, seed=1)
     for name in ("none", "hidden:7"):
