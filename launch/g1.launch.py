@@ -3,15 +3,10 @@
 ros2 launch realign_bringup g1.launch.py policy:=CHECKPOINT network:=eth0 record:=BAG
 """
 
-from pathlib import Path
-
 from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from realign_bringup.parts import include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all Unitree robots, for this one."""
-    path = Path(__file__).with_name("unitree.launch.py")
-    source = PythonLaunchDescriptionSource(str(path))
-    return LaunchDescription([IncludeLaunchDescription(source, launch_arguments=[("robot", "g1")])])
+    return LaunchDescription([include(__file__, "unitree.launch.py", robot="g1")])

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
+from realign_bringup.parts import POLICY, ROBOT, Checkpoint, description
+
+from policies.robots import get_robot
 
 ARGUMENTS = (
-    ("robot", None, "robot name: g1, go2 or panda"),
-    ("policy", None, "checkpoint directory"),
+    ROBOT,
+    POLICY,
     ("driver", None, "what plays the robot: mujoco, unitree, ..."),
     ("record", "", "bag directory to write; empty for none"),
     ("lockstep", "false", "true: the simulator waits for each command"),
@@ -22,25 +25,25 @@ ARGUMENTS = (
 )
 
 
-def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = context.launch_configurations
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given, checkpoint = context.launch_configurations, Checkpoint.of(context)
     if not given["record"]:
         return []
-    config = json.loads((Path(given["policy"]) / "config.json").read_text())
     provenance = {
         "robot": given["robot"],
-        "robot_fingerprint": config["robot_fingerprint"],
-        "policy": config["name"],
+        "robot_fingerprint": get_robot(given["robot"]).fingerprint,
+        "policy": checkpoint.name,
         "driver": given["driver"],
         **({"engine": given["engine"]} if given["engine"] else {}),
         "lockstep": given["lockstep"].lower(),
         "seed": given["seed"],
         "gap": given["gap"].partition(":")[0],  # of a hidden gap only that it is hidden
     }
+    chunks = ["action_chunk"] * bool(checkpoint.path)
     parameters = {
         "out": str(Path(given["record"]).absolute()),
         "provenance": json.dumps(provenance),
-        "wait_for": "joint_states,action_chunk,joint_command,episode",
+        "wait_for": ",".join(["joint_states", *chunks, "joint_command", "episode"]),
     }
     return [
         Node(
@@ -54,12 +57,4 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments and the recorder."""
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=text)
-                for name, default, text in ARGUMENTS
-            ),
-            OpaqueFunction(function=_graph),
-        ]
-    )
+    return description(ARGUMENTS, OpaqueFunction(function=_nodes))

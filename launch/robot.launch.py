@@ -10,35 +10,41 @@ takes ``trajectory_msgs/JointTrajectory`` of one point each control tick: positi
 positions at all for damping (torque = -kd qdot). It must stop the robot when commands stop.
 """
 
-import json
-from pathlib import Path
-
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch_ros.actions import LifecycleNode, Node
+from realign_bringup.parts import POLICY, ROBOT, Checkpoint, description, is_true
 
 TOPICS = ("joint_states", "imu", "goal", "joint_command")
 ARGUMENTS = (
-    ("robot", None, "robot name: g1 or panda"),
-    ("policy", None, "checkpoint directory"),
+    ROBOT,
+    POLICY,
     *((name, name, f"topic for {name}") for name in TOPICS),
+    ("autostart", "false", "true: arm, configure and activate by themselves (a simulated robot)"),
+    ("lockstep", "false", "true: the simulator waits for each command"),
+    ("seed", "0", "seed of start pose, goals and policy"),
 )
 
 
-def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = context.launch_configurations
-    checkpoint = Path(given["policy"]).absolute()
-    config = json.loads((checkpoint / "config.json").read_text())
-    # A generative model states its rate in its spec.
-    rate_hz = float(config.get("spec", config)["rate_hz"])
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given, checkpoint = context.launch_configurations, Checkpoint.of(context)
+    autostart = is_true(context, "autostart")
+    common = {"robot": given["robot"], "lockstep": is_true(context, "lockstep")}
     remappings = [(name, given[name]) for name in TOPICS if given[name] != name]
     guard = Node(
         package="realign_policy",
         executable="guard_node",
         output="screen",
         remappings=remappings,
-        parameters=[{"robot": given["robot"], "policy_rate_hz": rate_hz, "auto_arm": False}],
+        parameters=[common, {"policy_rate_hz": checkpoint.rate_hz, "auto_arm": autostart}],
     )
+    if not checkpoint.path:
+        return [guard]
+    answers = {
+        "policy": checkpoint.path,
+        "seed": int(given["seed"]),
+        "autostart": autostart,
+    }
     policy = LifecycleNode(
         package="realign_policy",
         executable="policy_node",
@@ -46,19 +52,11 @@ def _graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace="",
         output="screen",
         remappings=remappings,
-        parameters=[{"robot": given["robot"], "policy": str(checkpoint), "autostart": False}],
+        parameters=[common, answers],
     )
     return [guard, policy]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments and the two nodes."""
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=text)
-                for name, default, text in ARGUMENTS
-            ),
-            OpaqueFunction(function=_graph),
-        ]
-    )
+    return description(ARGUMENTS, OpaqueFunction(function=_nodes))

@@ -10,23 +10,14 @@ robot is emulated on the loopback.
 """
 
 import sys
-from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import (
-    DeclareLaunchArgument,
-    ExecuteProcess,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    SetLaunchConfiguration,
-)
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.actions import ExecuteProcess
 from launch_ros.actions import Node
+from realign_bringup.parts import Checkpoint, hardware, is_true
 
 EMULATED_DOMAIN = 43
 ARGUMENTS = (
-    ("robot", None, "robot name: g1 or go2"),
-    ("policy", None, "checkpoint directory"),
     ("network", "", "interface or own address that leads to the robot; empty for an emulated one"),
     ("dds_domain", "0", "DDS domain of a real robot"),
     ("ankles", "pr", "pr: pitch and roll; ab: single motors of the parallel ankles"),
@@ -36,13 +27,15 @@ ARGUMENTS = (
 )
 
 
-def _driver(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = context.launch_configurations
     network, domain = given["network"], int(given["dds_domain"])
     entities: list[LaunchDescriptionEntity] = []
     if not network:
         network, domain = "lo", EMULATED_DOMAIN
-        words = ["--robot", given["robot"], "--domain", str(domain), "--policy", given["policy"]]
+        words = ["--robot", given["robot"], "--domain", str(domain)]
+        policy = Checkpoint.of(context).path
+        words += ["--policy", policy] if policy else []
         program = [sys.executable, "-m", "realign_unitree_driver.emulator"]
         entities.append(ExecuteProcess(cmd=program + words, output="screen"))
     driver = Node(
@@ -56,7 +49,7 @@ def _driver(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 "dds_domain": domain,
                 "ankles": given["ankles"],
                 "mode_machine": int(given["mode_machine"]),
-                "release": given["release"].lower() == "true",
+                "release": is_true(context, "release"),
                 "realtime_priority": int(given["realtime_priority"]),
             }
         ],
@@ -64,23 +57,6 @@ def _driver(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     return [*entities, driver]
 
 
-def _include(name: str) -> IncludeLaunchDescription:
-    path = Path(__file__).with_name(name)
-    return IncludeLaunchDescription(PythonLaunchDescriptionSource(str(path)))
-
-
 def generate_launch_description() -> LaunchDescription:
     """Arguments, the driver, and what every robot has."""
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=text)
-                for name, default, text in ARGUMENTS
-            ),
-            _include("environment.launch.py"),
-            SetLaunchConfiguration("driver", "unitree"),
-            OpaqueFunction(function=_driver),
-            _include("robot.launch.py"),
-            _include("record.launch.py"),
-        ]
-    )
+    return hardware(__file__, ARGUMENTS, "unitree", _nodes)

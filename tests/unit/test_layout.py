@@ -10,6 +10,7 @@ import runpy
 import shlex
 import sys
 import types
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -146,26 +147,18 @@ def fake_launch(monkeypatch):
         for name in names:
             setattr(fake, name, type(name, (Recorded,), {}))
         monkeypatch.setitem(sys.modules, module, fake)
-    bringup = types.ModuleType("realign_bringup")
-    bringup.__file__ = str(WORKSPACE / "realign_bringup/realign_bringup/__init__.py")
-    monkeypatch.setitem(sys.modules, "realign_bringup", bringup)
+    # Imported anew for each test, with the modules above.
+    monkeypatch.syspath_prepend(WORKSPACE / "realign_bringup")
+    for module in ("realign_bringup", "realign_bringup.parts"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def evaluate(name: str, **given: str) -> tuple[list, list]:
     """All entities of a launch file and of those it includes, and the nodes among them."""
-    configurations = dict(given)
-    entities = _entities(name, configurations)
+    entities = _entities(name, dict(given))
     declared = {e.args[0] for e in entities if type(e).__name__ == "DeclareLaunchArgument"}
     assert set(given) <= declared
     return entities, [e for e in entities if type(e).__name__.endswith("Node")]
-
-
-def arguments(name: str) -> set[str]:
-    """Names of the arguments that a launch file and those it includes declare."""
-    text = (REPO / "launch" / name).read_text()
-    included = re.findall(r"\"(\w+\.launch\.py)\"", text)
-    own = set(re.findall(r"^    \(\"(\w+)\", ", text, flags=re.MULTILINE))
-    return own.union(*(arguments(other) for other in included))
 
 
 def _entities(name: str, configurations: dict) -> list:
@@ -173,8 +166,12 @@ def _entities(name: str, configurations: dict) -> list:
     spec = importlib.util.spec_from_file_location(name.replace(".", "_"), REPO / "launch" / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    done = []
     (waiting,) = module.generate_launch_description().args
+    return _carry_out(waiting, configurations)
+
+
+def _carry_out(waiting: list, configurations: dict) -> list:
+    done = []
     for entity in waiting:
         done.append(entity)
         kind = type(entity).__name__
@@ -191,8 +188,18 @@ def _entities(name: str, configurations: dict) -> list:
             done += _entities(Path(path).name, configurations)
         elif kind == "OpaqueFunction":
             context = types.SimpleNamespace(launch_configurations=configurations)
-            done += entity.kwargs["function"](context)
+            done += _carry_out(entity.kwargs["function"](context), configurations)
     return done
+
+
+def parameters_of(nodes: list) -> dict[str, dict]:
+    """Parameters of launched nodes by ``package.executable``."""
+    return {
+        f"{node.kwargs['package']}.{node.kwargs['executable']}": {
+            key: v for part in node.kwargs["parameters"] for key, v in part.items()
+        }
+        for node in nodes
+    }
 
 
 @pytest.fixture
@@ -202,19 +209,99 @@ def checkpoint(tmp_path) -> str:
     return str(tmp_path)
 
 
+GUARD, POLICY = "realign_policy.guard_node", "realign_policy.policy_node"
+RECORDER = "realign_recorder.recorder_node"
+MUJOCO = "realign_mujoco_driver.driver_node"
+UNITREE = "realign_unitree_driver.driver_node"
+WHOLE = frozenset({GUARD, POLICY, RECORDER})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchCase:
+    """A launch file: its arguments, its nodes, and what `realign run` would be asked instead.
+
+    Attributes:
+        nodes: what it starts.
+        run: fields of the RunConfig that it stands for.
+        given: its arguments; CHECKPOINT and BAG stand for paths.
+    """
+
+    nodes: frozenset[str]
+    run: dict = field(default_factory=dict)
+    given: dict = field(default_factory=dict)
+
+    def arguments(self, checkpoint: str, bag: str) -> dict[str, str]:
+        paths = {"CHECKPOINT": checkpoint, "BAG": bag}
+        return {key: paths.get(value, value) for key, value in self.given.items()}
+
+
+SIMULATED = {"robot": "g1", "driver": "mujoco"}
+AT_ETH0 = {"driver": "unitree", "network": "eth0"}
+BOTH = {"policy": "CHECKPOINT", "record": "BAG"}
+LAUNCH_CASES = {
+    "environment.launch.py": LaunchCase(nodes=frozenset()),
+    "record.launch.py": LaunchCase(
+        nodes=frozenset({RECORDER}), run=SIMULATED, given={**SIMULATED, **BOTH}
+    ),
+    "robot.launch.py": LaunchCase(
+        nodes=frozenset({GUARD, POLICY}),
+        run={"robot": "panda"},
+        given={"robot": "panda", "policy": "CHECKPOINT"},
+    ),
+    "sim.launch.py": LaunchCase(
+        nodes=WHOLE | {MUJOCO}, run=SIMULATED, given={"robot": "g1", **BOTH}
+    ),
+    "unitree.launch.py": LaunchCase(
+        nodes=WHOLE | {UNITREE},
+        run={"robot": "go2", **AT_ETH0},
+        given={"robot": "go2", "network": "eth0", **BOTH},
+    ),
+    "g1.launch.py": LaunchCase(
+        nodes=WHOLE | {UNITREE},
+        run={"robot": "g1", **AT_ETH0},
+        given={"network": "eth0", **BOTH},
+    ),
+    "go2.launch.py": LaunchCase(
+        nodes=WHOLE | {UNITREE},
+        run={"robot": "go2", **AT_ETH0},
+        given={"network": "eth0", **BOTH},
+    ),
+}
+
+
+def test_every_launch_file_has_a_case():
+    assert sorted(LAUNCH_CASES) == LAUNCH_FILES
+
+
 @pytest.mark.usefixtures("fake_launch")
 @pytest.mark.parametrize("name", LAUNCH_FILES)
-def test_launch_file_gives_nodes_parameters_that_they_have(name, checkpoint, read_setup):
-    given = {"robot": "g1", "policy": checkpoint, "record": "bag", "driver": "mujoco"}
-    known = arguments(name)
-    _, nodes = evaluate(name, **{key: v for key, v in given.items() if key in known})
-    assert nodes or name == "environment.launch.py"
-    for node in nodes:
-        package, executable = node.kwargs["package"], node.kwargs["executable"]
+def test_launch_file_gives_the_graph_of_realign_run(name, checkpoint, tmp_path, read_setup):
+    case, bag = LAUNCH_CASES[name], str(tmp_path / "bag")
+    _, nodes = evaluate(name, **case.arguments(checkpoint, bag))
+    ours = parameters_of(nodes)
+    assert set(ours) == case.nodes
+    for node, parameters in ours.items():
+        package, executable = node.split(".")
         scripts = read_setup(WORKSPACE / package)["entry_points"]["console_scripts"]
         assert f"{executable} = {package}.{executable}:main" in scripts
-        parameters = {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
         assert set(parameters) <= declared_parameters(package, executable)
+    if not case.run:
+        return
+    theirs: dict[str, dict] = {}
+    graph = types.SimpleNamespace(folder=tmp_path, domain_id=1)
+    graph.start = lambda _, module, parameters: theirs.update({module: parameters})
+    spec = types.SimpleNamespace(name="p", sha256="0", rate_hz=50.0, needs=("goal",))
+    config = RunConfig(policy=Path(checkpoint), record=Path(bag), **case.run)
+    run._start_nodes(graph, config, spec)
+    # A launch file waits for an operator to configure the policy and to arm, `run` only for the
+    # remote's key; the bag is told what runs by each in its own words, and only `run` asks for
+    # real-time priority by itself.
+    own = {"autostart", "auto_arm", "provenance", "wait_for", "realtime_priority"}
+    shared = ours.keys() & theirs.keys()
+    assert shared
+    for node in shared:
+        for key in ours[node].keys() & theirs[node].keys() - own:
+            assert ours[node][key] == theirs[node][key], (node, key)
 
 
 @pytest.mark.usefixtures("fake_launch")
@@ -222,25 +309,23 @@ def test_sim_launch_types_and_options(checkpoint):
     options = {"lockstep": "true", "seed": "7", "duration_s": "3", "record": "bag"}
     options["gap"] = "hidden:7"
     entities, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint, **options)
-    by_name = {node.kwargs["executable"]: node for node in nodes}
-    assert set(by_name) == {"driver_node", "guard_node", "policy_node", "recorder_node"}
-    parameters = {
-        name: {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
-        for name, node in by_name.items()
-    }
-    assert parameters["driver_node"]["duration_s"] == 3.0
-    assert isinstance(parameters["driver_node"]["duration_s"], float)
-    assert parameters["driver_node"]["wait_for"] == "guard,policy,recorder"
-    assert parameters["policy_node"]["seed"] == 7
-    assert parameters["guard_node"]["lockstep"] is True
-    assert parameters["guard_node"]["policy_rate_hz"] == 50.0
-    assert Path(parameters["recorder_node"]["out"]).is_absolute()
-    assert json.loads(parameters["recorder_node"]["provenance"])["gap"] == "hidden"
+    parameters = parameters_of(nodes)
+    assert parameters[MUJOCO]["duration_s"] == 3.0
+    assert isinstance(parameters[MUJOCO]["duration_s"], float)
+    assert parameters[MUJOCO]["wait_for"] == "guard,policy,recorder"
+    assert parameters[POLICY]["seed"] == 7
+    assert parameters[GUARD]["lockstep"] is True
+    assert parameters[GUARD]["policy_rate_hz"] == 50.0
+    assert parameters[GUARD]["auto_arm"] is parameters[POLICY]["autostart"] is True
+    assert Path(parameters[RECORDER]["out"]).is_absolute()
+    assert json.loads(parameters[RECORDER]["provenance"])["gap"] == "hidden"
     environment = [e for e in entities if type(e).__name__ == "SetEnvironmentVariable"]
     profile = environment[0].args[1].kwargs["default_value"]
     assert Path(profile).is_file()
     _, nodes = evaluate("sim.launch.py", robot="g1", policy=checkpoint)
     assert len(nodes) == 3
+    _, nodes = evaluate("sim.launch.py", robot="g1", policy="")
+    assert set(parameters_of(nodes)) == {MUJOCO, GUARD}
 
 
 @pytest.mark.usefixtures("fake_launch")
@@ -248,52 +333,20 @@ def test_sim_launch_types_and_options(checkpoint):
 def test_unitree_launch_is_real_with_a_network_and_emulated_without(robot, checkpoint):
     given = {"policy": checkpoint, "network": "eth0", "record": "bag"}
     entities, nodes = evaluate(f"{robot}.launch.py", **given)
-    by_name = {node.kwargs["executable"]: node.kwargs["parameters"][0] for node in nodes}
-    assert set(by_name) == {"driver_node", "guard_node", "policy_node", "recorder_node"}
-    assert by_name["driver_node"]["robot"] == by_name["guard_node"]["robot"] == robot
-    assert by_name["driver_node"]["network"] == "eth0"
-    assert by_name["driver_node"]["dds_domain"] == 0
-    assert by_name["driver_node"]["release"] is True
-    assert by_name["guard_node"]["auto_arm"] is False
-    assert json.loads(by_name["recorder_node"]["provenance"])["driver"] == "unitree"
+    parameters = parameters_of(nodes)
+    assert parameters[UNITREE]["robot"] == parameters[GUARD]["robot"] == robot
+    assert parameters[UNITREE]["network"] == "eth0"
+    assert parameters[UNITREE]["dds_domain"] == 0
+    assert parameters[UNITREE]["release"] is True
+    assert parameters[GUARD]["auto_arm"] is parameters[POLICY]["autostart"] is False
+    assert json.loads(parameters[RECORDER]["provenance"])["driver"] == "unitree"
     assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
     entities, nodes = evaluate(f"{robot}.launch.py", policy=checkpoint)
     (emulator,) = [e for e in entities if type(e).__name__ == "ExecuteProcess"]
-    driver = next(n for n in nodes if n.kwargs["executable"] == "driver_node")
+    driver = parameters_of(nodes)[UNITREE]
     words = emulator.kwargs["cmd"]
-    assert words[words.index("--domain") + 1] == str(driver.kwargs["parameters"][0]["dds_domain"])
-    assert driver.kwargs["parameters"][0]["network"] == "lo"
-
-
-@pytest.mark.usefixtures("fake_launch")
-@pytest.mark.parametrize(
-    ("name", "driver", "network"),
-    [("sim.launch.py", "mujoco", ""), ("g1.launch.py", "unitree", "eth0")],
-)
-def test_launch_file_gives_the_graph_of_realign_run(name, driver, network, checkpoint, tmp_path):
-    started: dict[str, dict] = {}
-    graph = types.SimpleNamespace(folder=tmp_path, domain_id=1)
-    graph.start = lambda _, module, parameters: started.update({module: parameters})
-    spec = types.SimpleNamespace(name="p", sha256="0", rate_hz=50.0, needs=("goal",))
-    config = RunConfig(
-        robot="g1", policy=Path(checkpoint), driver=driver, network=network, record=tmp_path / "bag"
-    )
-    run._start_nodes(graph, config, spec)
-    given = {"policy": checkpoint, "record": str(tmp_path / "bag"), "network": network}
-    given = {key: v for key, v in {**given, "robot": "g1"}.items() if key in arguments(name)}
-    if name == "g1.launch.py":
-        del given["robot"]
-    _, nodes = evaluate(name, **given)
-    assert {f"{n.kwargs['package']}.{n.kwargs['executable']}" for n in nodes} == set(started)
-    # A launch file waits for an operator to configure the policy and to arm, `run` only for the
-    # remote's key; the bag is told what runs by each in its own words, and only `run` asks for
-    # real-time priority by itself.
-    own = {"autostart", "auto_arm", "provenance", "wait_for", "realtime_priority"}
-    for node in nodes:
-        theirs = started[f"{node.kwargs['package']}.{node.kwargs['executable']}"]
-        ours = {key: v for part in node.kwargs["parameters"] for key, v in part.items()}
-        for key in ours.keys() & theirs.keys() - own:
-            assert ours[key] == theirs[key], key
+    assert words[words.index("--domain") + 1] == str(driver["dds_domain"])
+    assert driver["network"] == "lo"
 
 
 @pytest.mark.usefixtures("fake_launch")
@@ -301,8 +354,9 @@ def test_robot_launch_moves_nothing_by_itself(checkpoint):
     _, (guard, policy) = evaluate(
         "robot.launch.py", robot="panda", policy=checkpoint, joint_states="/franka/joint_states"
     )
-    assert guard.kwargs["parameters"][0]["auto_arm"] is False
-    assert policy.kwargs["parameters"][0]["autostart"] is False
+    parameters = parameters_of([guard, policy])
+    assert parameters[GUARD]["auto_arm"] is False
+    assert parameters[POLICY]["autostart"] is False
     assert guard.kwargs["remappings"] == [("joint_states", "/franka/joint_states")]
 
 

@@ -1,1 +1,1 @@
-"""Launch files and the Fast DDS profile; no code."""
+"""Launch files, what they share, and the Fast DDS profile."""

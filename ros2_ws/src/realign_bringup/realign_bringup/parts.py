@@ -1,0 +1,101 @@
+"""What the launch files share: arguments, includes, and what a checkpoint says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+from policies.robots import ROBOTS
+
+Rows = Iterable[tuple[str, str | None, str]]
+ROBOT = ("robot", None, f"robot name: {', '.join(ROBOTS)}")
+POLICY = ("policy", None, "checkpoint directory; '' for none: guard and driver alone")
+_POLICY_RATE_HZ = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What launch files need to know of a policy.
+
+    Attributes:
+        path: absolute path; empty where there is no policy.
+        name: what it is called.
+        rate_hz: how often it answers, Hz.
+        endless: True where it tracks no motion that ends.
+    """
+
+    path: str = ""
+    name: str = "none"
+    rate_hz: float = _POLICY_RATE_HZ
+    endless: bool = True
+
+    @classmethod
+    def of(cls, context: LaunchContext) -> Checkpoint:
+        """The one that the argument ``policy`` names."""
+        given = context.launch_configurations["policy"]
+        if not given:
+            return cls()
+        path = Path(given).absolute()
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        spec = config.get("spec", config)  # a generative model states its rate in its spec
+        return cls(
+            path=str(path),
+            name=config.get("name", spec.get("name", path.name)),
+            rate_hz=float(spec["rate_hz"]),
+            endless=not config.get("duration_s"),
+        )
+
+
+def is_true(context: LaunchContext, name: str) -> bool:
+    """The value of an argument that says yes or no."""
+    return context.launch_configurations[name].lower() == "true"
+
+
+def description(rows: Rows, *entities: LaunchDescriptionEntity) -> LaunchDescription:
+    """A launch description: arguments (name, default or None, help), then ``entities``."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, default, text in rows
+    ]
+    return LaunchDescription([*declared, *entities])
+
+
+def include(beside: str, name: str, **arguments: str) -> IncludeLaunchDescription:
+    """Include the launch file ``name`` that lies beside the file ``beside``."""
+    source = PythonLaunchDescriptionSource(str(Path(beside).with_name(name)))
+    return IncludeLaunchDescription(source, launch_arguments=list(arguments.items()))
+
+
+def hardware(
+    beside: str,
+    rows: Rows,
+    driver: str,
+    nodes: Callable[[LaunchContext], list[LaunchDescriptionEntity]],
+) -> LaunchDescription:
+    """The graph of a robot behind a driver: environment, driver, guard, policy, recorder.
+
+    Args:
+        beside: the launch file that this is for.
+        rows: its own arguments.
+        driver: what ``realign run --driver`` calls it.
+        nodes: gives the driver, and what emulates the robot where there is none.
+    """
+    return description(
+        (ROBOT, POLICY, *rows),
+        include(beside, "environment.launch.py"),
+        SetLaunchConfiguration("driver", driver),
+        OpaqueFunction(function=nodes),
+        include(beside, "robot.launch.py"),
+        include(beside, "record.launch.py"),
+    )
