@@ -92,6 +92,28 @@ def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Float]:
         ) from None
 
 
+def check_arrays(
+    path: Path, weights: Mapping[str, Float], want: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse arrays other than ``want``, name to shape, and values that are not finite.
+
+    Raises:
+        InputError: see above.
+    """
+    have = {name: value.shape for name, value in weights.items()}
+    if have != want:
+        wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+        raise InputError(
+            f"{path}: arrays {wrong} are missing, unknown or of another shape than {CONFIG} "
+            "gives; train the model again"
+        )
+    bad = sorted(name for name, value in weights.items() if not np.isfinite(value).all())
+    if bad:
+        raise InputError(
+            f"{path}: expected finite weights, got others in {bad}; train the model again"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What ``config.json`` in the folder ``path`` holds.
 

@@ -19,7 +19,14 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from sim2real.delta.features import feature_count, features
-from sim2real.delta.files import CONFIG, check_robot, read_json, read_weights, write_model
+from sim2real.delta.files import (
+    CONFIG,
+    check_arrays,
+    check_robot,
+    read_json,
+    read_weights,
+    write_model,
+)
 from sim2real.delta.motor import TERMS, term_values
 from sim2real.delta.trust import RANGES, coordinates, joint_trust, network_trust
 from sim2real.replay.open_loop import DeltaAction, History
@@ -301,20 +308,12 @@ def _check_weights(path: Path, model: DeltaModel) -> None:
     want = model_shapes(model.robot)
     if model.gain > 0.0:
         want |= weight_shapes(inputs, model.hidden, len(model.joints), model.members)
-    have = {name: value.shape for name, value in model.weights.items()}
-    if want != have:
-        wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
-        raise InputError(
-            f"{path}: arrays {wrong} are missing, unknown or of another shape than {CONFIG} "
-            "gives; train the model again"
-        )
-    bad = sorted(k for k, v in model.weights.items() if not np.isfinite(v).all())
-    if not bad:
-        w = model.weights
-        positive = {"high": w["high"] - w["low"]} | {k: w[k] for k in ("scale", "unit") if k in w}
-        bad = sorted(k for k, v in positive.items() if (v < _SMALLEST_SCALE).any())
+    check_arrays(path, model.weights, want)
+    w = model.weights
+    positive = {"high": w["high"] - w["low"]} | {k: w[k] for k in ("scale", "unit") if k in w}
+    bad = sorted(k for k, v in positive.items() if (v < _SMALLEST_SCALE).any())
     if bad:
         raise InputError(
-            f"{path}: expected finite weights, positive scales and ranges, got others in {bad}; "
+            f"{path}: expected positive scales and ranges, got others in {bad}; "
             "train the model again"
         )

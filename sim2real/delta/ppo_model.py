@@ -14,7 +14,7 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse
-from sim2real.delta.files import check_robot, read_weights, write_model
+from sim2real.delta.files import check_arrays, check_robot, read_weights, write_model
 from sim2real.delta.model import joint_indices
 from sim2real.replay.open_loop import History
 from sim2real.sim.gaps import Gap
@@ -179,20 +179,9 @@ def ppo_from_config(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> 
         training=config.get("training", {}),
     )
     joint_indices(robot, model.joints)
-    want = layer_shapes(observation_size(robot), model.hidden, len(model.joints))
-    names = want.keys() | weights.keys()
-    wrong = sorted(
-        name
-        for name in names
-        if name not in weights
-        or weights[name].shape != want.get(name)
-        or not np.isfinite(weights[name]).all()
+    check_arrays(
+        path, weights, layer_shapes(observation_size(robot), model.hidden, len(model.joints))
     )
-    if wrong:
-        raise InputError(
-            f"{path}: arrays {wrong} are missing, unknown, not finite or of another shape than "
-            "config.json gives; train the model again"
-        )
     return model
 
 
