@@ -21,6 +21,7 @@ from policies.errors import InputError
 from policies.interface import ActionChunk, Float, reorder_index
 
 NS = 1_000_000_000
+MAX_POINTS = 1024
 
 
 def stamp_to_ns(stamp: Any) -> int:
@@ -143,6 +144,11 @@ def trajectory_to_chunk(msg: Any, names: NameMap) -> ActionChunk:
     n = len(msg.joint_names)
     if not msg.points:
         raise InputError("action chunk: expected at least one point, got none")
+    if len(msg.points) > MAX_POINTS:
+        raise InputError(
+            f"action chunk: expected at most {MAX_POINTS} points, got {len(msg.points)}; "
+            "send a shorter plan"
+        )
     for point in msg.points:
         if len(point.positions) != n:
             raise InputError(

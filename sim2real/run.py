@@ -143,7 +143,7 @@ def _result(
     # What the guard did after the robot had finished and gone is the end of the run, not a fault.
     edges = [edge for edge in guard["transitions"] if edge[0] < driver["end_stamp_ns"]]
     stops = [edge for edge in edges if edge[2] in ("hold", "damp")]
-    state = edges[-1][2] if edges else "inactive"
+    state = edges[-1][2] if edges else "unconfigured"
     return {
         "robot": config.robot,
         "policy": spec.name,

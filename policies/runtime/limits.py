@@ -54,6 +54,27 @@ def limits_of(robot: RobotSpec, *, margin_rad: float = 0.01) -> Limits:
     )
 
 
+def torque_window(robot: RobotSpec, qpos_rad: Float, qvel_rad_s: Float) -> tuple[Float, Float]:
+    """Set-points, (n,) each, that ask no more torque of a joint than it has.
+
+    The joint's loop gives ``kp (target - q) - kd qdot``; further out the motor saturates, and a
+    simulator, another gain or another firmware may not.
+
+    Args:
+        robot: its gains and efforts.
+        qpos_rad: measured positions, (n,), rad.
+        qvel_rad_s: measured velocities, (n,), rad/s.
+
+    Returns:
+        Lowest and highest set-point inside the range of :func:`limits_of`.
+    """
+    centre = qpos_rad + robot.kd_nm_s_rad * qvel_rad_s / robot.kp_nm_rad
+    reach = robot.effort_limit_nm / robot.kp_nm_rad
+    # A joint that is measured far outside is called back to the end of its range.
+    outer, inner = robot.lower_rad - reach, robot.upper_rad + reach
+    return np.clip(centre - reach, outer, inner), np.clip(centre + reach, outer, inner)
+
+
 class Limiter:
     """Follows a target without leaving the limits.
 

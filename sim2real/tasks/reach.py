@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, Observation, Policy, RobotSpec
-from policies.runtime.guard import sample
+from policies.runtime.sampling import sample
 from sim2real.sim.gaps import Gap
 from sim2real.sim.kinematics import Kinematics
 from sim2real.sim.stepper import Stepper, default_state

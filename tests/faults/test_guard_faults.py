@@ -6,7 +6,9 @@ import pytest
 from policies.interface import ActionChunk
 from policies.robots import G1, PANDA
 from policies.runtime.fault import Reason, State
-from policies.runtime.guard import Guard, GuardConfig, sample
+from policies.runtime.guard import Guard
+from policies.runtime.guard_config import GuardConfig
+from policies.runtime.sampling import sample
 
 MS = 1_000_000
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])
@@ -304,6 +306,7 @@ def test_every_transition_is_reported_with_its_cause():
     guard.stop(Reason.ESTOP, 1)
     guard.reset(1)
     assert [(e.old.value, e.new.value, e.reason.value) for e in edges] == [
+        ("unconfigured", "inactive", "sensors_plausible"),
         ("inactive", "ready", "operator"),
         ("ready", "damp", "estop"),
         ("damp", "inactive", "operator"),

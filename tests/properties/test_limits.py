@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from policies.interface import ActionChunk
 from policies.robots import G1, PANDA
-from policies.runtime.guard import Guard, GuardConfig
+from policies.runtime.guard import Guard
+from policies.runtime.guard_config import GuardConfig
 from policies.runtime.limits import Limiter, limits_of
 
 SEEDS = st.integers(0, 2**32 - 1)

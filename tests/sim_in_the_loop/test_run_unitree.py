@@ -67,6 +67,7 @@ def test_real_robot_waits_for_key_a_of_the_remote(asap_checkpoints, domain, tmp_
         robot.wait(10.0)
     assert result["completed"], (result["stopped_by"], result["transitions"])
     assert [edge[1:] for edge in result["transitions"]] == [
+        ["unconfigured", "inactive", "sensors_plausible"],
         ["inactive", "ready", "operator"],
         ["ready", "active", "first_chunk"],
     ]

@@ -1,6 +1,7 @@
 """ROS node around :class:`policies.runtime.guard.Guard`, in a process of its own.
 
-Takes ``joint_states``, ``imu`` and ``action_chunk``; gives ``joint_command`` and diagnostics.
+Takes ``joint_states``, ``imu`` and ``action_chunk``, where they exist also ``operator_stop``,
+``battery`` and ``motor_temperature``; gives ``joint_command`` and diagnostics.
 In real time a thread with absolute deadlines sends commands, and a set-point goes out the moment
 its chunk arrives. In lockstep there is no clock but the simulator's: one command per joint state.
 """
@@ -15,11 +16,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import Header
+from sensor_msgs.msg import BatteryState, Imu, JointState, Temperature
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -28,11 +29,12 @@ from policies.errors import InputError
 from policies.interface import ActionChunk
 from policies.robots import get_robot
 from policies.runtime.fault import Reason, State, Transition
-from policies.runtime.guard import Command, Guard, GuardConfig
+from policies.runtime.guard import Guard
+from policies.runtime.guard_config import Command, GuardConfig
 from policies.runtime.handshake import announce_when_matched
-from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
 from realign_policy.data_loop import DataGroup, spin
+from realign_policy.guard_health import GuardHealth
 
 QOS = QoSProfile(depth=100)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -57,10 +59,11 @@ class GuardNode(Node):
             silence_periods=value("silence_periods", 2.0),
             state_max_age_s=value("state_max_age_s", 0.05),
             imu_max_age_s=value("imu_max_age_s", 0.05),
+            operator_timeout_s=value("operator_timeout_s", 0.0),
+            tick_period_s=0.0 if self.lockstep else 1.0 / self.rate_hz,
         )
         self.guard = Guard(self.robot, config, on_transition=self._log_transition)
-        self.latency_ms = Percentiles()
-        self.late_ms = Percentiles(65536)
+        self.health = GuardHealth(self.guard)
         self._lock = threading.Lock()
         self._received: OrderedDict[int, int] = OrderedDict()
         self._timed_ns = self._sent_ns = 0
@@ -72,26 +75,31 @@ class GuardNode(Node):
         self._pose = JointTrajectoryPoint()
         self._damping = JointTrajectoryPoint(velocities=[0.0] * self.robot.n)
         self._commands = self.create_publisher(JointTrajectory, "joint_command", QOS)
-        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.data = DataGroup()
-        inputs = [
-            self.create_subscription(
-                JointTrajectory, "action_chunk", self._on_chunk, QOS, callback_group=self.data
-            ),
-            self.create_subscription(
-                JointState, "joint_states", self._on_state, QOS, callback_group=self.data
-            ),
-        ]
-        if self.robot.floating_base:
-            inputs.append(
-                self.create_subscription(Imu, "imu", self._on_imu, QOS, callback_group=self.data)
-            )
-        ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, ready, Header(), inputs)
+        self._listen()
         self.create_service(Trigger, "~/arm", self._arm)
         self.create_service(Trigger, "~/estop", self._estop)
         self.create_service(Trigger, "~/reset", self._reset)
         self.create_timer(0.5, self._housekeeping)
+
+    def _listen(self) -> None:
+        """Subscribe; announce the guard when everything that it needs has a publisher."""
+        needed = [
+            (JointTrajectory, "action_chunk", self._on_chunk),
+            (JointState, "joint_states", self._on_state),
+        ]
+        if self.robot.floating_base:
+            needed.append((Imu, "imu", self._on_imu))
+        inputs = [
+            self.create_subscription(kind, topic, callback, QOS, callback_group=self.data)
+            for kind, topic, callback in needed
+        ]
+        ready = self.create_publisher(Header, "ready", LATCHED)
+        announce_when_matched(self, ready, Header(), inputs)
+        self.create_subscription(Bool, "operator_stop", self._on_operator, 10)
+        self.create_subscription(BatteryState, "battery", self._on_battery, 10)
+        self.create_subscription(Temperature, "motor_temperature", self._on_temperature, 10)
 
     # ---- callbacks ----------------------------------------------------------------------------
 
@@ -119,10 +127,28 @@ class GuardNode(Node):
     def _on_imu(self, msg: Imu) -> None:
         with self._lock:
             now = wire.stamp_to_ns(msg.header.stamp) if self.lockstep else time.monotonic_ns()
+            felt = msg.linear_acceleration_covariance[0] >= 0.0  # -1 by convention: not measured
             self.guard.on_base(
-                now, wire.quat_wxyz(msg.orientation), wire.vector(msg.angular_velocity)
+                now,
+                wire.quat_wxyz(msg.orientation),
+                wire.vector(msg.angular_velocity),
+                wire.vector(msg.linear_acceleration) if felt else None,
             )
             self._advance()
+
+    def _on_operator(self, msg: Bool) -> None:
+        with self._lock:
+            self.guard.on_operator(self._now_ns(), pressed=msg.data)
+            if msg.data:
+                self._send(self.guard.tick(self._now_ns()))
+
+    def _on_battery(self, msg: BatteryState) -> None:
+        with self._lock:
+            self.guard.on_health(self._now_ns(), charge=msg.percentage)
+
+    def _on_temperature(self, msg: Temperature) -> None:
+        with self._lock:
+            self.guard.on_health(self._now_ns(), case_c=msg.temperature)
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
         with self._lock:
@@ -153,7 +179,8 @@ class GuardNode(Node):
             return
         now = guard.newest_stamp_ns
         early = self._early
-        if early is not None and early.stamp_ns <= now and guard.state is not State.INACTIVE:
+        waiting = guard.state in (State.UNCONFIGURED, State.INACTIVE)
+        if early is not None and early.stamp_ns <= now and not waiting:
             self._early = None
             self._take(early)
         period_ns = int(guard.config.policy_period_s * 1e9)
@@ -178,7 +205,7 @@ class GuardNode(Node):
             self._timed_ns = answers
             received = self._received.get(answers)
             if received is not None:
-                self.latency_ms.add((time.monotonic_ns() - received) / 1e6)
+                self.health.latency_ms.add((time.monotonic_ns() - received) / 1e6)
 
     # ---- the operator -------------------------------------------------------------------------
 
@@ -217,7 +244,7 @@ class GuardNode(Node):
             delay = deadline - time.monotonic_ns()
             if delay > 0:
                 time.sleep(delay / 1e9)
-            self.late_ms.add((time.monotonic_ns() - deadline) / 1e6)
+            self.health.late_ms.add((time.monotonic_ns() - deadline) / 1e6)
             with self._lock:
                 if not rclpy.ok():
                     return
@@ -233,51 +260,14 @@ class GuardNode(Node):
             if self.lockstep and active and silent:
                 self.guard.stop(Reason.POLICY_SILENT, self._now_ns())
                 self._send(self.guard.tick(self._now_ns()))
-        self._publish_health()
+            message = self.health.message()
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
 
     def _log_transition(self, edge: Transition) -> None:
         text = f"{edge.old.value} -> {edge.new.value}: {edge.reason.value}"
         bad = edge.new in (State.HOLD, State.DAMP)
         self.get_logger().warning(text) if bad else self.get_logger().info(text)
-
-    def summary(self) -> dict[str, object]:
-        """Everything that `realign run` reports of the guard."""
-        guard = self.guard
-        return {
-            "state": guard.state.value,
-            "refused": sum(n for why, n in guard.refused.items() if why is not Reason.NOT_ARMED),
-            "refused_by_reason": {why.value: n for why, n in guard.refused.items()},
-            "clamped": guard.clamped,
-            "commands": guard.commands,
-            "latency_ms": self.latency_ms.summary(),
-            "loop_late_ms": self.late_ms.summary(),
-            "transitions": [
-                [e.stamp_ns, e.old.value, e.new.value, e.reason.value] for e in guard.transitions
-            ],
-        }
-
-    def _publish_health(self) -> None:
-        summary = self.summary()
-        stopped = self.guard.state in (State.HOLD, State.DAMP)
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if stopped else DiagnosticStatus.OK,
-            name="realign guard",
-            message=str(summary["state"]),
-            hardware_id=self.robot.name,
-            values=[
-                KeyValue(key=key, value=json.dumps(summary[key]))
-                for key in (
-                    "refused_by_reason",
-                    "clamped",
-                    "commands",
-                    "latency_ms",
-                    "loop_late_ms",
-                )
-            ],
-        )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(message)
 
 
 def main() -> None:
@@ -303,7 +293,7 @@ def main() -> None:
         if loop.is_alive():
             loop.join()
         if node.summary_path:
-            Path(node.summary_path).write_text(json.dumps(node.summary()))
+            Path(node.summary_path).write_text(json.dumps(node.health.summary()))
         node.destroy_node()
         rclpy.try_shutdown()
 

@@ -1,0 +1,138 @@
+"""What a policy wants, turned into what a robot may be told: ramp, limits, torque, hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.interface import ActionChunk, Float, RobotSpec
+from policies.runtime.guard_config import NS, GuardConfig
+from policies.runtime.limits import Limiter, limits_of, torque_window
+
+_HOLD_BLEND_S = 0.1
+
+
+class CommandShaper:
+    """Keeps the stream of commands inside the limits, whatever starts, stops or interrupts it.
+
+    Args:
+        robot: the robot.
+        config: times of the guard.
+    """
+
+    def __init__(self, robot: RobotSpec, config: GuardConfig) -> None:
+        self.robot = robot
+        self.config = config
+        self.limits = limits_of(robot)
+        self.clamped = 0
+        self.torque_limited = 0
+        self.held_back = False
+        self.command_rad: Float | None = None
+        self._is_set_point = robot.command == "setpoint"
+        self._range = (self.limits.lower_rad, self.limits.upper_rad)
+        self._limiter = Limiter(self.limits)
+        self._qpos: Float | None = None
+        self._qvel: Float = np.zeros(robot.n)
+        self._fresh = True
+        self._ramp_ns = 0
+        self._ramp_from: Float | None = None
+        self._hold_ns = 0
+        self._hold_from: Float | None = None
+        self._hold_pose: Float | None = None
+
+    def measured(self, qpos_rad: Float, qvel_rad_s: Float) -> None:
+        """Take what the joints do, (n,) rad and rad/s, finite."""
+        self._qpos, self._qvel = qpos_rad, qvel_rad_s
+
+    def begin(self, first_rad: Float, now_ns: int) -> None:
+        """Start a motion: a ramp if the first target, (n,), is far from where the robot is.
+
+        A position command goes on from the last command, at its speed, if there was one: a robot
+        that is still slowing down must not be told to stand where it was measured.
+        """
+        assert self._qpos is not None  # armed with a joint state
+        if self._is_set_point or self.command_rad is None:
+            self._limiter.start(self._qpos)
+            self.command_rad = self._qpos
+        self._fresh = True
+        far = np.abs(first_rad - self.command_rad) > self.limits.jump_rad
+        self._ramp_from = self.command_rad if bool(far.any()) else None
+        self._ramp_ns = now_ns
+
+    def accept(self, chunk: ActionChunk) -> ActionChunk:
+        """Set-points are limited once, where they arrive; position commands at every tick."""
+        if not self._is_set_point:
+            return chunk
+        dt_s = chunk.dt_s or self.config.policy_period_s
+        rows = np.empty_like(chunk.positions_rad)
+        # The first set-point may lead the measured pose by as much as `jump_rad` allows.
+        if self._fresh:
+            self._limiter.start(np.clip(chunk.positions_rad[0], *self._range))
+            self._fresh = False
+        held = False
+        for k, row in enumerate(chunk.positions_rad):
+            rows[k], held_back = self._limiter.follow(row, dt_s)
+            held |= held_back
+            self.clamped += held_back
+            if k == 0:
+                first = self._limiter.position_rad
+        self._limiter.start(first)  # the next chunk continues from the step that ran
+        self.held_back = held
+        return ActionChunk(stamp_ns=chunk.stamp_ns, dt_s=chunk.dt_s, positions_rad=rows)
+
+    def follow(self, target_rad: Float, now_ns: int, dt_s: float) -> Float:
+        """The command, (n,), on the way to a target, (n,), ``dt_s`` after the last one."""
+        target = self._ramp(target_rad, now_ns)
+        if self._is_set_point:
+            target = self._within_torque(target)
+        else:
+            target, self.held_back = self._limiter.follow(target, dt_s)
+            self.clamped += self.held_back
+        self.command_rad = target
+        return target
+
+    def begin_hold(self, now_ns: int) -> None:
+        """From now on :meth:`hold` decelerates; a set-point goes to the pose measured now."""
+        self._hold_ns = now_ns
+        self._hold_from = self.command_rad
+        self._hold_pose = self.command_rad if self._qpos is None else self._qpos
+        self._ramp_from = None
+
+    def forget(self) -> None:
+        """The motion is over: the next one starts at the measured pose."""
+        self.command_rad = None
+        self._ramp_from = None
+
+    def hold(self, now_ns: int, dt_s: float) -> Float | None:
+        """Decelerate and stay, (n,); None if nothing is known of where the robot is."""
+        if self.command_rad is None:  # it was not in motion: stay where it is measured
+            if self._qpos is None:
+                return None
+            self._limiter.start(self._qpos)
+            self.command_rad = self._hold_from = self._hold_pose = self._qpos
+        if not self._is_set_point:
+            self.command_rad = self._limiter.stop(dt_s)
+            return self.command_rad
+        start, pose = self._hold_from, self._hold_pose
+        assert start is not None
+        assert pose is not None
+        share = min((now_ns - self._hold_ns) / NS / _HOLD_BLEND_S, 1.0)
+        self.command_rad = self._within_torque(start + share * (pose - start))
+        return self.command_rad
+
+    def _ramp(self, target: Float, now_ns: int) -> Float:
+        if self._ramp_from is None:
+            return target
+        share = (now_ns - self._ramp_ns) / NS / self.config.ramp_s
+        if share >= 1.0:
+            self._ramp_from = None
+            return target
+        smooth = share * share * (3.0 - 2.0 * share)
+        blended: Float = self._ramp_from + smooth * (target - self._ramp_from)
+        return blended
+
+    def _within_torque(self, target: Float) -> Float:
+        assert self._qpos is not None
+        low, high = torque_window(self.robot, self._qpos, self._qvel)
+        limited: Float = np.minimum(np.maximum(target, low), high)
+        self.torque_limited += bool(np.any(limited != target))
+        return limited

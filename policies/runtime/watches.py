@@ -1,0 +1,85 @@
+"""Small watches that the guard keeps on time: missed periods, rates, lasting conditions."""
+
+from __future__ import annotations
+
+_NS = 1_000_000_000
+
+
+class OverrunWatch:
+    """Counts periods of a loop that were missed in a row.
+
+    Args:
+        period_s: the loop's period, s; 0 watches nothing.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period_ns = round(period_s * _NS)
+        self._last_ns: int | None = None
+        self.in_a_row = 0
+        self.total = 0
+
+    def tick(self, now_ns: int) -> int:
+        """Take note of a tick; returns the periods missed in a row."""
+        last, self._last_ns = self._last_ns, now_ns
+        if not self._period_ns or last is None:
+            return 0
+        missed = max((now_ns - last + self._period_ns // 2) // self._period_ns - 1, 0)
+        self.in_a_row = self.in_a_row + missed if missed else 0
+        self.total += missed
+        return self.in_a_row
+
+
+class RateWatch:
+    """Compares the pace of stamps with that of the clock: recorded slow, stamped fast.
+
+    Args:
+        tolerance: relative difference that is too much.
+        window_s: length of a comparison, s.
+    """
+
+    def __init__(self, tolerance: float, window_s: float = 1.0) -> None:
+        self._tolerance = tolerance
+        self._window_ns = round(window_s * _NS)
+        self._first: tuple[int, int] | None = None
+        self.error: float | None = None
+
+    @property
+    def bad(self) -> bool:
+        """True if the last whole window was off by more than the tolerance."""
+        return self.error is not None and abs(self.error) > self._tolerance
+
+    def reset(self) -> None:
+        """Start a new window (a clock jumped)."""
+        self._first = None
+
+    def add(self, stamp_ns: int, now_ns: int) -> bool:
+        """Take a stamp and the time of its receipt; True when a window has just turned out bad."""
+        if self._first is None:
+            self._first = stamp_ns, now_ns
+            return False
+        elapsed = now_ns - self._first[1]
+        if elapsed < self._window_ns:
+            return False
+        self.error = (stamp_ns - self._first[0]) / elapsed - 1.0
+        self._first = stamp_ns, now_ns
+        return self.bad
+
+
+class Streak:
+    """How long a condition has lasted without a break."""
+
+    def __init__(self) -> None:
+        self._since_ns: int | None = None
+        self._told = False
+
+    def lasts(self, condition: bool, now_ns: int, limit_s: float) -> bool:
+        """True once, when ``condition`` has held for ``limit_s``."""
+        if not condition:
+            self._since_ns, self._told = None, False
+            return False
+        if self._since_ns is None:
+            self._since_ns = now_ns
+        if self._told or now_ns - self._since_ns < limit_s * _NS:
+            return False
+        self._told = True
+        return True
