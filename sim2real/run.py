@@ -16,7 +16,7 @@ from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 from sim2real.results import check_new, write_json
-from sim2real.run_config import Driver, Engine, RunConfig
+from sim2real.run_config import Driver, Engine, ExecutorName, RunConfig
 from sim2real.run_hardware import hardware
 
 
@@ -95,6 +95,10 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
     answers = {
         "autostart": True,
         "summary_path": summary("policy"),
+        "executor": config.executor,
+        "action_horizon": config.action_horizon or 0,
+        "inference_delay_steps": config.inference_delay,
+        "deadline_s": float(config.deadline_s),
     }
     graph.start("policy", "realign_policy.policy_node", common | policy | answers | priority(20))
     driver = {
@@ -167,6 +171,8 @@ def _result(
         "wall_s": driver["wall_s"],
         "mujoco_s": driver["mujoco_s"],
         "inference_s": policy["inference_total_s"],
+        "inference_ms": policy["inference_ms"],
+        "policy_failure": policy["failure"],
         "transitions": edges,
     }
 
@@ -214,6 +220,10 @@ def run_command(
     goals: int = 5,
     goal_period_s: float = 4.0,
     domain_id: int | None = None,
+    executor: ExecutorName = "receding",
+    action_horizon: int | None = None,
+    inference_delay: int = 0,
+    deadline_s: float = 0.3,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -239,6 +249,14 @@ def run_command(
         goals: number of goals for a goal-conditioned policy.
         goal_period_s: time for each goal in s.
         domain_id: ROS domain; default: a private one.
+        executor: what the robot does while the policy thinks: receding (waits), ensemble
+            (averages plans), async or rtc (goes on with its plan; rtc has the next one continue
+            it).
+        action_horizon: actions from one request to the next; default: the policy's own.
+        inference_delay: steps of the policy from an observation to the use of its answer, counted,
+            so that a run with latency can be repeated.
+        deadline_s: time in s that a request may take before the robot is left without commands,
+            once its plan has run out.
         json: file for the machine-readable result.
         overwrite: replace the JSON file (a bag is never replaced).
     """
@@ -260,15 +278,21 @@ def run_command(
         goals=goals,
         goal_period_s=goal_period_s,
         domain_id=domain_id,
+        executor=executor,
+        action_horizon=action_horizon,
+        inference_delay=inference_delay,
+        deadline_s=deadline_s,
     )
     result = run(config, description=f"{robot} {'lockstep' if lockstep else 'real time'}")
     if json is not None:
         write_json(json, result)
     print(summary_line(result))
     if result["stopped_by"]:
-        raise FaultError(
-            f"the guard stopped the robot: {result['stopped_by']}; see `transitions` in the JSON"
+        failure = result["policy_failure"]
+        cause = (
+            f"{result['stopped_by']}, for {failure['text']}" if failure else result["stopped_by"]
         )
+        raise FaultError(f"the guard stopped the robot: {cause}; see `transitions` in the JSON")
 
 
 def summary_line(result: dict[str, Any]) -> str:

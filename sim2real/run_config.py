@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
+ExecutorName = Literal["receding", "ensemble", "async", "rtc"]
 Driver = Literal["mujoco", "unitree"]
 
 
@@ -32,6 +33,11 @@ class RunConfig:
         goals: number of goals for a goal-conditioned policy.
         goal_period_s: time for each goal, s.
         domain_id: ROS domain; None for a private one.
+        executor: what happens between a request to the policy and its answer, one of
+            :data:`policies.runtime.execution.EXECUTORS`.
+        action_horizon: actions from one request to the next; None for the policy's own.
+        inference_delay: steps of the policy from an observation to the use of its answer.
+        deadline_s: time that a request may take once the plan has run out, s.
     """
 
     robot: str
@@ -50,6 +56,10 @@ class RunConfig:
     goals: int = 5
     goal_period_s: float = 4.0
     domain_id: int | None = None
+    executor: ExecutorName = "receding"
+    action_horizon: int | None = None
+    inference_delay: int = 0
+    deadline_s: float = 0.3
 
     @property
     def emulated(self) -> bool:

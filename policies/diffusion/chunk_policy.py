@@ -7,7 +7,7 @@ States are named ``quantity/joint`` with the quantities of :data:`QUANTITIES`, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from policies.actor.config import ActionConfig
 from policies.actor.onnx_actor import VelocityPlan, check_robot, pose_array
 from policies.diffusion.config import SAMPLERS, RobotBinding, dump_config
-from policies.diffusion.interface import Window
+from policies.diffusion.interface import ChunkModel, Window
 from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import (
@@ -113,6 +113,14 @@ def bind_robot(
     return RobotBinding(name=robot.name, fingerprint=robot.fingerprint, start_pose_rad=pose)
 
 
+class RobotModel(ChunkModel, Protocol):
+    """A model that knows for which robot it was made."""
+
+    @property
+    def robot(self) -> RobotBinding | None:
+        """The robot, or None for a task without one."""
+
+
 class ChunkPolicy:
     """Implements :class:`policies.interface.Policy` with a generative model.
 
@@ -129,8 +137,8 @@ class ChunkPolicy:
         InputError: the model is not for this robot.
     """
 
-    def __init__(self, model: GenerativeModel, robot: RobotSpec, sha256: str) -> None:
-        spec, binding = model.spec, model.config.robot
+    def __init__(self, model: RobotModel, robot: RobotSpec, sha256: str) -> None:
+        spec, binding = model.spec, model.robot
         what = f"checkpoint {spec.name!r}"
         if binding is None:
             raise InputError(
@@ -144,16 +152,15 @@ class ChunkPolicy:
         self._joints = reorder_index(robot.joint_names, joints, what)
         self._dt_s = 1.0 / spec.rate_hz
         self._hold = pose_array(binding.start_pose_rad, robot, what)
-        self._decode: VelocityPlan | None = None
-        if quantity == "velocity":
-            limits = ActionConfig(
-                type="command_velocity",
-                joints=tuple(joints),
-                dt_s=self._dt_s,
-                velocity_fraction=_VELOCITY_FRACTION,
-                acceleration_fraction=_ACCELERATION_FRACTION,
-            )
-            self._decode = VelocityPlan(limits, robot, self._joints)
+        limits = ActionConfig(
+            type="command_velocity",
+            joints=tuple(joints),
+            dt_s=self._dt_s,
+            velocity_fraction=_VELOCITY_FRACTION,
+            acceleration_fraction=_ACCELERATION_FRACTION,
+        )
+        self._stopping = VelocityPlan(limits, robot, self._joints)
+        self._decode = self._stopping if quantity == "velocity" else None
         needs = {_NEEDS.get(name.partition("/")[0], "") for name in spec.state_names} - {""}
         self.spec = PolicySpec(
             name=spec.name,
@@ -167,11 +174,14 @@ class ChunkPolicy:
             needs=tuple(sorted(needs)),
             sha256=sha256,
         )
-        self.reset(0)
+        self._forget()
 
     def reset(self, seed: int) -> None:
         """Forget history and plan; the same seed gives the same answers."""
         self.model.reset(seed)
+        self._forget()
+
+    def _forget(self) -> None:
         self._states: list[Float] = []
         self._images: dict[str, list[NDArray[np.uint8]]] = {}
         self._stamp_ns = 0
@@ -191,32 +201,80 @@ class ChunkPolicy:
         Raises:
             InputError: a field or a camera that the policy needs is missing.
         """
-        for name in self.spec.needs:
-            if getattr(observation, name) is None:
-                raise InputError(
-                    f"policy: expected {name} in each observation, but it is missing; "
-                    "connect the topic that carries it"
-                )
         spec = self.model.spec
-        step, command, speed = 0, observation.qpos_rad[self._joints], self._speeds[0] * 0.0
+        step, (command, speed) = 0, self.at_rest(observation)
         if self._plan is not None:
             step = round((observation.stamp_ns - self._stamp_ns) / (self._dt_s * NS))
             step = max(step, 0)
             at = min(step, len(self._plan) - 1)
             # A plan that ran out has stopped at its last step.
             command, speed = self._plan[at], self._speeds[at] * float(at == step)
-        self._remember(observation, command, speed)
+        self.observe(observation, command, speed)
         if self._plan is None or not 0 < step < spec.action_horizon:
-            self._ask(observation, command, speed, step)
-            step = 0
-        assert self._plan is not None
-        positions = np.empty((len(self._plan) - step, len(self._hold)))
+            actions = self.model.sample(self.window(), executed=step)[0]
+            self._plan, self._speeds = self.decode(actions, observation, command, speed)
+            self._stamp_ns, step = observation.stamp_ns, 0
+        return self.chunk(observation, self._plan[step:])
+
+    # ---- the parts of act(), see policies.runtime.planning ----------------------------------
+
+    def at_rest(self, observation: Observation) -> tuple[Float, Float]:
+        """Command and its velocity of an arm that stands where it is, (joints,) each."""
+        return observation.qpos_rad[self._joints], np.zeros(len(self._joints))
+
+    def window(self) -> Window:
+        """The last observations, as a copy."""
+        return Window(
+            state=np.stack(self._states)[None],
+            images={name: np.stack(past)[None] for name, past in self._images.items()},
+        )
+
+    def decode(
+        self, actions: Float, observation: Observation, command: Float, speed: Float
+    ) -> tuple[Float, Float]:
+        """Commands of the steps from now on, and their velocities, (steps, joints) each.
+
+        Args:
+            actions: the model's actions from now on, raw units, (steps, A).
+            observation: newest observation.
+            command: command in force, (joints,), rad.
+            speed: its velocity, (joints,), rad/s.
+        """
+        if self._decode is not None:
+            return self._decode(actions, observation.qpos_rad[self._joints], command, speed)
+        return actions, np.diff(actions, axis=0, prepend=command[None]) / self._dt_s
+
+    def stop(
+        self, observation: Observation, command: Float, speed: Float, steps: int
+    ) -> tuple[Float, Float]:
+        """As :meth:`decode`, for an arm that comes to rest within the robot's limits."""
+        still = np.zeros((steps, len(self._joints)))
+        return self._stopping(still, observation.qpos_rad[self._joints], command, speed)
+
+    def chunk(self, observation: Observation, commands: Float) -> ActionChunk:
+        """Commands (steps, joints) as the answer to an observation; other joints are held."""
+        positions = np.empty((len(commands), len(self._hold)))
         positions[:] = self._hold
-        positions[:, self._joints] = self._plan[step:]
+        positions[:, self._joints] = commands
         return ActionChunk(stamp_ns=observation.stamp_ns, dt_s=self._dt_s, positions_rad=positions)
 
-    def _remember(self, observation: Observation, command: Float, speed: Float) -> None:
-        """Append to the last observations; the first one fills the window."""
+    def observe(self, observation: Observation, command: Float, speed: Float) -> None:
+        """Append to the last observations; the first one fills the window.
+
+        Args:
+            observation: canonical joint order.
+            command: command in force, (joints,), rad.
+            speed: its velocity, (joints,), rad/s.
+
+        Raises:
+            InputError: a field or a camera that the policy needs is missing.
+        """
+        for name in self.spec.needs:
+            if getattr(observation, name) is None:
+                raise InputError(
+                    f"policy: expected {name} in each observation, but it is missing; "
+                    "connect the topic that carries it"
+                )
         spec, n = self.model.spec, len(self._hold)
         rows = np.zeros((len(QUANTITIES), n))
         rows[0], rows[1] = observation.qpos_rad, observation.qvel_rad_s
@@ -238,21 +296,6 @@ class ChunkPolicy:
             image = observation.images[camera.name]
             past = self._images.get(camera.name) or [image] * keep
             self._images[camera.name] = [*past[1:], image][-keep:]
-
-    def _ask(self, observation: Observation, command: Float, speed: Float, step: int) -> None:
-        """Make a plan from the window."""
-        window = Window(
-            state=np.stack(self._states)[None],
-            images={name: np.stack(past)[None] for name, past in self._images.items()},
-        )
-        plan = self.model.sample(window, executed=step)[0]
-        if self._decode is not None:
-            measured = observation.qpos_rad[self._joints]
-            self._plan, self._speeds = self._decode(plan, measured, command, speed)
-        else:
-            self._plan = plan
-            self._speeds = np.diff(plan, axis=0, prepend=command[None]) / self._dt_s
-        self._stamp_ns = observation.stamp_ns
 
 
 def describe(model: GenerativeModel, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.diffusion.backend import Backend
 from policies.diffusion.codes import ResidualCodes
-from policies.diffusion.config import ModelConfig, SamplerConfig
+from policies.diffusion.config import ModelConfig, RobotBinding, SamplerConfig
 from policies.diffusion.guidance import blended, pulled
 from policies.diffusion.interface import Prefix, Window
 from policies.diffusion.process import Process, Regression, Rolling, make_process, spread
@@ -158,6 +158,11 @@ class GenerativeModel:
         if self.sampler.name != "adaptive":
             self.row_calls[:] = self.network_calls - before
         return self.config.action.restore(actions)
+
+    @property
+    def robot(self) -> RobotBinding | None:
+        """The robot that it was made for, or None."""
+        return self.config.robot
 
     @property
     def spec_error(self) -> str:

@@ -120,3 +120,10 @@ class Executor(Protocol):
 
     def action(self, step: int) -> Float:
         """The action for ``step``, (..., A)."""
+
+    def upcoming(self, step: int) -> Float | None:
+        """Actions from ``step`` on as far as they are known, (..., k, A), or None without a plan.
+
+        For a caller that sends its plan ahead, and does by itself what is done without one; it
+        does not call :meth:`action`.
+        """

@@ -78,6 +78,13 @@ class _OneRequest:
         self._pending = None
         return pending
 
+    def upcoming(self, step: int) -> Float | None:
+        """What is left of the plan, see :meth:`policies.runtime.action_queue.Executor.upcoming`."""
+        plan = self._plan
+        if plan is None or not plan.start <= step < plan.end:
+            return None
+        return plan.actions[..., step - plan.start :, :]
+
     def _send(self, planned: Float | None) -> Float:
         self._last = self._hold.after(self._last) if planned is None else planned
         return self._last
@@ -114,7 +121,13 @@ class RecedingHorizon(_OneRequest):
         if self._accept(request) is None:
             return False
         self._plan = Plan(request=request, start=step, actions=actions[..., : self._horizon, :])
+        self._beyond = actions[..., self._horizon :, :]
         return True
+
+    def upcoming(self, step: int) -> Float | None:
+        """What is left of the plan, and the actions beyond its last step that it would lead to."""
+        left = super().upcoming(step)
+        return None if left is None else np.concatenate([left, self._beyond], axis=-2)
 
     def action(self, step: int) -> Float:
         """The plan's action, or hold."""
@@ -249,13 +262,24 @@ class TemporalEnsemble:
     def action(self, step: int) -> Float:
         """Weighted mean of the plans' actions, or hold."""
         self._plans = [plan for plan in self._plans if plan.end > step]
-        planned = [action for plan in self._plans if (action := plan.at(step)) is not None]
-        if planned:
-            weights = np.exp(-self._decay * np.arange(len(planned)))
-            self._last = np.tensordot(weights / weights.sum(), np.stack(planned), axes=1)
-        else:
-            self._last = self._hold.after(self._last)
+        mean = self._mean(step)
+        self._last = self._hold.after(self._last) if mean is None else mean
         return self._last
+
+    def upcoming(self, step: int) -> Float | None:
+        """Weighted means of the plans' actions, as far as any of them reaches."""
+        self._plans = [plan for plan in self._plans if plan.end > step]
+        end = max((plan.end for plan in self._plans), default=step)
+        means = [mean for at in range(step, end) if (mean := self._mean(at)) is not None]
+        return np.stack(means, axis=-2) if means else None
+
+    def _mean(self, step: int) -> Float | None:
+        planned = [action for plan in self._plans if (action := plan.at(step)) is not None]
+        if not planned:
+            return None
+        weights = np.exp(-self._decay * np.arange(len(planned)))
+        mean: Float = np.tensordot(weights / weights.sum(), np.stack(planned), axes=1)
+        return mean
 
 
 def make_executor(

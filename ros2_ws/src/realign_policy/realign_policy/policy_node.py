@@ -2,38 +2,38 @@
 
 Ticks by the stamps of ``joint_states`` (see :mod:`policies.runtime.ticker`). An observation is
 complete when the messages that the policy needs carry the same stamp (real drivers: one state
-period of slack). The chunk carries the stamp of the observation that it answers.
+period of slack). The chunk of a tick carries the stamp of its observation. What happens between an
+observation and an answer is :mod:`policies.runtime.engine`'s business; a policy that fails is
+deactivated and says why on ``/diagnostics``: only an operator activates it again.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
 from policies.checkpoint import load_policy
-from policies.errors import InputError
-from policies.interface import Observation, Policy
+from policies.errors import FaultError, InputError
+from policies.interface import ActionChunk
 from policies.robots import get_robot
+from policies.runtime.engine import Engine, make_engine
 from policies.runtime.handshake import announce_when_matched
-from policies.runtime.latency import Percentiles
+from policies.runtime.planning import EngineConfig
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
 from realign_policy.data_loop import DataGroup, spin
+from realign_policy.policy_health import health_message
+from realign_policy.sensing import LATCHED, QOS, Sensing
 
-QOS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+HEALTH_S = 0.5
 
 
 class PolicyNode(LifecycleNode):
@@ -49,18 +49,20 @@ class PolicyNode(LifecycleNode):
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
         self.realtime_priority: int = value("realtime_priority", 0)
-        slack_s = 0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz
-        self._slack_ns = round(slack_s * 1e9)
-        self._names = wire.NameMap(self.robot.joint_names, "joint_states")
+        self.config = EngineConfig(
+            executor=value("executor", EngineConfig.executor),
+            action_horizon=value("action_horizon", 0) or None,
+            inference_delay_steps=value("inference_delay_steps", 0),
+            deadline_s=value("deadline_s", EngineConfig.deadline_s),
+            lockstep=self.lockstep,
+        )
         self.data = DataGroup()
-        self._policy: Policy | None = None
+        self._engine: Engine | None = None
         self._active = False
-        self._imu: tuple[int, Imu] | None = None
-        self._state: tuple[int, JointState] | None = None
-        self._goal: np.ndarray | None = None
         self._answered: tuple[int, JointTrajectory] | None = None
-        self.inference_ms = Percentiles()
-        self.inference_total_s = 0.0
+        self._waiting_ns = -1
+        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(HEALTH_S, self._publish_health)
 
     # ---- lifecycle ----------------------------------------------------------------------------
 
@@ -70,14 +72,25 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error("another policy publishes action_chunk already; stop it first")
             return TransitionCallbackReturn.FAILURE
         try:
-            self._policy = load_policy(Path(self.path), self.robot)
+            policy = load_policy(Path(self.path), self.robot)
+            self._engine = make_engine(policy, self.config)
         except InputError as error:
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
-        spec = self._policy.spec
+        spec = policy.spec
         self._ticker = Ticker(spec.rate_hz)
         self._chunks = self.create_publisher(JointTrajectory, "action_chunk", QOS)
-        self._listen(spec.needs)
+        self._sensing = Sensing(
+            self,
+            self.robot,
+            spec.needs,
+            slack_s=0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz,
+            group=self.data,
+            on_data=self._tick,
+        )
+        self._ready = self.create_publisher(Header, "ready", LATCHED)
+        inputs = self._sensing.subscriptions
+        announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
         self.get_logger().info(
             f"{spec.name} for {spec.robot}, {spec.rate_hz:g} Hz, {spec.sha256[:12]}"
         )
@@ -85,8 +98,12 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget history; answer from the next complete observation on."""
-        assert self._policy is not None
-        self._policy.reset(self.seed)
+        assert self._engine is not None
+        try:
+            self._engine.reset(self.seed)
+        except (InputError, FaultError) as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
         self._ticker.reset()
         self._answered = None
         self._active = True
@@ -97,85 +114,47 @@ class PolicyNode(LifecycleNode):
         self._active = False
         return super().on_deactivate(state)
 
-    def _listen(self, needs: tuple[str, ...]) -> None:
-        """Subscribe, and announce that this policy runs."""
-        inputs = [
-            self.create_subscription(
-                JointState, "joint_states", self._on_state, QOS, callback_group=self.data
-            )
-        ]
-        if self.robot.floating_base:
-            inputs.append(
-                self.create_subscription(Imu, "imu", self._on_imu, QOS, callback_group=self.data)
-            )
-        if "goal" in needs:
-            inputs.append(
-                self.create_subscription(
-                    PoseStamped, "goal", self._on_goal, LATCHED, callback_group=self.data
-                )
-            )
-        self._inputs = inputs
-        self._ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
-
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the checkpoint; another may be configured."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
+        self._sensing.close()
         self.destroy_publisher(self._chunks)
         self.destroy_publisher(self._ready)
-        self._policy = None
+        self.end()
         return super().on_cleanup(state)
+
+    def end(self) -> None:
+        """End what works beside this node's threads."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     # ---- data ---------------------------------------------------------------------------------
 
-    def _on_imu(self, msg: Imu) -> None:
-        self._imu = wire.stamp_to_ns(msg.header.stamp), msg
-        self._tick()
-
-    def _on_goal(self, msg: PoseStamped) -> None:
-        self._goal = wire.vector(msg.pose.position)
-        self._tick()
-
-    def _on_state(self, msg: JointState) -> None:
-        self._state = wire.stamp_to_ns(msg.header.stamp), msg
-        self._tick()
-
     def _tick(self) -> None:
-        if not self._active or self._policy is None or self._state is None:
-            return
-        stamp, state = self._state
-        if self.robot.floating_base and (
-            self._imu is None or abs(self._imu[0] - stamp) > self._slack_ns
-        ):
-            return  # the other half of the observation is still on its way
-        if "goal" in self._policy.spec.needs and self._goal is None:
+        stamp = self._sensing.stamp_ns()
+        if not self._active or stamp is None:
             return
         if self._answered is not None and self._answered[0] == stamp:
             self._chunks.publish(self._answered[1])  # the driver asks again: same answer
             return
-        if not self._ticker.due(stamp):
+        # A robot that hangs until its first command repeats one stamp: its answer may have come.
+        if not self._ticker.due(stamp) and stamp != self._waiting_ns:
             return
         try:
-            qpos, qvel, effort = wire.joint_state_to_numpy(state, self._names)
+            observation = self._sensing.observation()
         except InputError as error:
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
-        observation = Observation(
-            stamp_ns=stamp, qpos_rad=qpos, qvel_rad_s=qvel, effort_nm=effort, goal=self._goal
-        )
-        if self._imu is not None:
-            observation.base_quat_wxyz = wire.quat_wxyz(self._imu[1].orientation)
-            observation.base_ang_vel_rad_s = wire.vector(self._imu[1].angular_velocity)
-        self._answer(observation)
+        assert self._engine is not None
+        chunk = self._engine.tick(observation)
+        self._waiting_ns = stamp if chunk is None else -1
+        if chunk is not None:
+            self._publish(chunk)
+        elif self._engine.failure is not None:
+            self.get_logger().error(self._engine.failure.text)
+            self.trigger_deactivate()
 
-    def _answer(self, observation: Observation) -> None:
-        assert self._policy is not None
-        start = time.perf_counter()
-        chunk = self._policy.act(observation)
-        took = time.perf_counter() - start
-        self.inference_total_s += took
-        self.inference_ms.add(took * 1e3)
+    def _publish(self, chunk: ActionChunk) -> None:
         message = wire.fill_trajectory(
             JointTrajectory(),
             JointTrajectoryPoint,
@@ -185,15 +164,23 @@ class PolicyNode(LifecycleNode):
             positions_rad=chunk.positions_rad,
         )
         self._chunks.publish(message)
-        self._answered = observation.stamp_ns, message
+        self._answered = chunk.stamp_ns, message
+
+    # ---- health -------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, object]:
         """Everything that `realign run` reports of the policy."""
-        return {
-            "answers": self.inference_ms.count,
-            "inference_ms": self.inference_ms.summary(),
-            "inference_total_s": self.inference_total_s,
-        }
+        return self._engine.report() if self._engine is not None else {}
+
+    def _publish_health(self) -> None:
+        message = health_message(
+            self.robot.name,
+            active=self._active,
+            report=self.summary(),
+            failure=self._engine.failure if self._engine is not None else None,
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._health.publish(message)
 
 
 def main() -> None:
@@ -218,6 +205,7 @@ def main() -> None:
     finally:
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.summary()))
+        node.end()
         node.destroy_node()
         rclpy.try_shutdown()
     raise SystemExit(code)

@@ -1,0 +1,108 @@
+"""What a policy sees: messages of several topics become one observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Imu, JointState
+
+from policies import messages as wire
+from policies.interface import Observation, RobotSpec
+from realign_policy.data_loop import DataGroup
+
+QOS = QoSProfile(depth=100)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Sensing:
+    """Subscriptions of a policy, and what came last on each.
+
+    Args:
+        node: the node that listens.
+        robot: the robot.
+        needs: see :attr:`policies.interface.PolicySpec.needs`.
+        slack_s: largest distance between the stamps of one observation's parts, s.
+        group: who serves the subscriptions.
+        on_data: called after each message.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        robot: RobotSpec,
+        needs: tuple[str, ...],
+        *,
+        slack_s: float,
+        group: DataGroup,
+        on_data: Callable[[], None],
+    ) -> None:
+        self._node, self._robot, self._needs = node, robot, needs
+        self._slack_ns = round(slack_s * 1e9)
+        self._on_data = on_data
+        self._names = wire.NameMap(robot.joint_names, "joint_states")
+        self._state: tuple[int, JointState] | None = None
+        self._imu: tuple[int, Imu] | None = None
+        self._goal: np.ndarray | None = None
+        listen: list[tuple[Any, str, Callable[[Any], None], QoSProfile]] = [
+            (JointState, "joint_states", self._on_state, QOS)
+        ]
+        if robot.floating_base:
+            listen.append((Imu, "imu", self._on_imu, QOS))
+        if "goal" in needs:
+            listen.append((PoseStamped, "goal", self._on_goal, LATCHED))
+        self.subscriptions = [
+            node.create_subscription(kind, topic, callback, qos, callback_group=group)
+            for kind, topic, callback, qos in listen
+        ]
+
+    def close(self) -> None:
+        """Listen no more."""
+        for subscription in self.subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def stamp_ns(self) -> int | None:
+        """Stamp of the newest joint state, or None while a part of its observation is missing."""
+        if self._state is None:
+            return None
+        stamp = self._state[0]
+        if self._robot.floating_base and (
+            self._imu is None or abs(self._imu[0] - stamp) > self._slack_ns
+        ):
+            return None  # the other half of the observation is still on its way
+        if "goal" in self._needs and self._goal is None:
+            return None
+        return stamp
+
+    def observation(self) -> Observation:
+        """The newest observation; :meth:`stamp_ns` must have said that there is one.
+
+        Raises:
+            InputError: the joint state has not the joints of the robot.
+        """
+        assert self._state is not None
+        stamp, state = self._state
+        qpos, qvel, effort = wire.joint_state_to_numpy(state, self._names)
+        observation = Observation(
+            stamp_ns=stamp, qpos_rad=qpos, qvel_rad_s=qvel, effort_nm=effort, goal=self._goal
+        )
+        if self._imu is not None:
+            observation.base_quat_wxyz = wire.quat_wxyz(self._imu[1].orientation)
+            observation.base_ang_vel_rad_s = wire.vector(self._imu[1].angular_velocity)
+        return observation
+
+    def _on_state(self, msg: JointState) -> None:
+        self._state = wire.stamp_to_ns(msg.header.stamp), msg
+        self._on_data()
+
+    def _on_imu(self, msg: Imu) -> None:
+        self._imu = wire.stamp_to_ns(msg.header.stamp), msg
+        self._on_data()
+
+    def _on_goal(self, msg: PoseStamped) -> None:
+        self._goal = wire.vector(msg.pose.position)
+        self._on_data()
