@@ -27,6 +27,8 @@ from policies.runtime.watches import OverrunWatch, RateWatch, Streak
 
 # Holds that end by themselves when fresh chunks arrive; all others end in DAMP.
 _RESUMABLE = (Reason.POLICY_SILENT, Reason.CLOCK_JUMP, Reason.OVERRUN)
+# Faults of the way, not of the policy: without consequence but for the silence that they leave.
+_LATE = (Reason.OLD_CHUNK, Reason.STALE_CHUNK)
 _LONGEST_TICK_S = 0.1
 _FROZEN_TRAVEL_RAD = 0.01
 
@@ -228,9 +230,12 @@ class Guard:
     def refuse(self, reason: Reason, now_ns: int) -> None:
         """Count a refusal (also one found while parsing); too many in a second stop the robot."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
+        if reason in _LATE:
+            return
         self._refusal_times.append(now_ns)
         full = len(self._refusal_times) == self.config.refusals_per_s
-        if full and now_ns - self._refusal_times[0] <= NS and self.state is State.ACTIVE:
+        moving = self.state in (State.ACTIVE, State.HOLD)
+        if moving and full and now_ns - self._refusal_times[0] <= NS:
             self._go(State.DAMP, Reason.REPEATED_REFUSALS, now_ns)
 
     # ---- output -------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class RateWatch:
         self._tolerance = tolerance
         self._window_ns = round(window_s * _NS)
         self._first: tuple[int, int] | None = None
+        self._newest_ns = -1
         self.error: float | None = None
 
     @property
@@ -54,7 +55,8 @@ class RateWatch:
 
     def add(self, stamp_ns: int, now_ns: int) -> bool:
         """Take a stamp and the time of its receipt; True when a window has just turned out bad."""
-        if self._first is None:
+        paused, self._newest_ns = stamp_ns == self._newest_ns, stamp_ns
+        if self._first is None or paused:  # a clock that stands still is a pause, not a slow one
             self._first = stamp_ns, now_ns
             return False
         elapsed = now_ns - self._first[1]

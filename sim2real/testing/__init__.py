@@ -1,0 +1,1 @@
+"""A policy, a guard and a virtual robot in one process: for tests of policies and of the guard."""
