@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.diffusion.codes import ResidualCodes
 from policies.diffusion.networks import ChunkNetwork
@@ -15,10 +16,29 @@ from policies.diffusion.process import Process
 from policies.diffusion.windows import Batch
 
 
+class Denoiser(Protocol):
+    """What an objective asks of a network, see :class:`policies.diffusion.networks.ChunkNetwork`.
+
+    Attributes:
+        has_spread: it answers the logarithm of the variance of its error.
+    """
+
+    has_spread: bool
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Trained values."""
+
+    def encode(self, state: Tensor, images: list[Tensor]) -> Tensor:
+        """Condition of the denoiser."""
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer to a noisy plan."""
+
+
 class _Device:
     """Moves arrays to where a network is."""
 
-    def __init__(self, network: ChunkNetwork) -> None:
+    def __init__(self, network: Denoiser) -> None:
         self.device = next(network.parameters()).device
 
     def __call__(self, x: NDArray[Any]) -> Tensor:
@@ -29,14 +49,14 @@ class _Device:
         out = self(x)
         return out[:, None, None] if x.ndim == 1 else out[..., None]
 
-    def condition(self, network: ChunkNetwork, batch: Batch) -> Tensor:
+    def condition(self, network: Denoiser, batch: Batch) -> Tensor:
         """What the encoder makes of a batch."""
         images = [torch.from_numpy(image).to(self.device) for image in batch.images]
         return network.encode(self(batch.state), images)
 
 
 def objective(
-    network: ChunkNetwork, process: Process, batch: Batch, rng: np.random.Generator
+    network: Denoiser, process: Process, batch: Batch, rng: np.random.Generator
 ) -> Tensor:
     """Mean squared error of the network's answers to noisy plans, and of its expected error.
 

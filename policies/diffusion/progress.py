@@ -6,15 +6,14 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.actor.config import read_json
-from policies.diffusion.networks import ChunkNetwork
 from policies.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +24,10 @@ _BETAS = (0.95, 0.999)
 _GRADIENT_NORM = 1.0
 
 
-class Progress:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Progress(Generic[Network]):
     """A network on its way.
 
     Args:
@@ -34,7 +36,7 @@ class Progress:
         data: hash of the training data.
     """
 
-    def __init__(self, network: ChunkNetwork, config: TrainConfig, data: str) -> None:
+    def __init__(self, network: Network, config: TrainConfig, data: str) -> None:
         self.network = network
         self.step = 0
         self._what: dict[str, Any] = json.loads(

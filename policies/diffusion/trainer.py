@@ -122,7 +122,7 @@ def train_model(
     )
     return train_windows(
         windows,
-        _spec(demonstrations, config),
+        spec_of(demonstrations, config),
         config,
         robot=robot,
         initial=initial,
@@ -158,7 +158,7 @@ def train_windows(
     Raises:
         InputError: samples, settings and the state to resume from do not fit together.
     """
-    model = _model_config(spec, windows, config, robot)
+    model = model_config(spec, windows, config, robot)
     network = make_network(model.spec, config.network, kind=config.kind, seed=config.seed)
     if initial:
         if (initial[0].spec, initial[0].network) != (model.spec, model.network):
@@ -170,7 +170,7 @@ def train_windows(
     codes = None
     if config.kind == "vqbet":
         codes = fit_codes(windows.plans(), np.random.default_rng([config.seed, 1, 0]))
-    device = _device(config.device)
+    device = training_device(config.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
@@ -202,7 +202,12 @@ def _needed(state_dir: Path | None) -> Path:
     return state_dir
 
 
-def _device(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
+    """Device of a name: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -210,7 +215,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _spec(demonstrations: Demonstrations, config: TrainConfig) -> ChunkSpec:
+def spec_of(demonstrations: Demonstrations, config: TrainConfig) -> ChunkSpec:
+    """Sizes, names and rates of a model for these demonstrations."""
     return ChunkSpec(
         name=config.name,
         state_names=tuple(demonstrations.state_names),
@@ -226,9 +232,20 @@ def _spec(demonstrations: Demonstrations, config: TrainConfig) -> ChunkSpec:
     )
 
 
-def _model_config(
+def model_config(
     spec: ChunkSpec, windows: Windows, config: TrainConfig, robot: RobotBinding | None
 ) -> ModelConfig:
+    """What a checkpoint will say of a model.
+
+    Args:
+        spec: sizes, names and rates.
+        windows: the samples, which tell the normalisation.
+        config: how it is trained.
+        robot: robot that the names speak of, or None.
+
+    Raises:
+        InputError: the horizons do not go together.
+    """
     if not spec.action_horizon <= spec.prediction_horizon:
         raise InputError(
             f"training: expected an action horizon of at most the prediction horizon, got "
@@ -263,7 +280,7 @@ def _model_config(
 
 
 def _run(
-    progress: Progress,
+    progress: Progress[ChunkNetwork],
     windows: Windows,
     config: TrainConfig,
     codes: ResidualCodes | None,
@@ -294,7 +311,7 @@ def _run(
             # A generator for each step: what is drawn does not depend on where training resumed.
             rng = np.random.default_rng([config.seed, step])
             batch = windows.batch(rng.integers(len(windows), size=config.batch))
-            rate = config.learning_rate * _schedule(step, config.steps)
+            rate = config.learning_rate * rate_share(step, config.steps)
             if codes is not None:
                 error = code_objective(progress.network, codes, batch, rng)
             else:
@@ -311,6 +328,7 @@ def _run(
     return progress.recent_loss(config.steps)
 
 
-def _schedule(step: int, steps: int) -> float:
+def rate_share(step: int, steps: int) -> float:
+    """Learning rate at a step as a share of the largest: a short rise, then half a cosine."""
     warm = max(round(_WARMUP * steps), 1)
     return min((step + 1) / warm, 1.0) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
