@@ -23,14 +23,13 @@ from policies.runtime.judge import judge
 from policies.runtime.plausibility import implausible_imu, implausible_joints
 from policies.runtime.sampling import sample
 from policies.runtime.shaping import CommandShaper
-from policies.runtime.watches import OverrunWatch, RateWatch, Streak
+from policies.runtime.watches import FrozenWatch, OverrunWatch, RateWatch, Streak
 
 # Holds that end by themselves when fresh chunks arrive; all others end in DAMP.
 _RESUMABLE = (Reason.POLICY_SILENT, Reason.CLOCK_JUMP, Reason.OVERRUN)
 # Faults of the way, not of the policy: without consequence but for the silence that they leave.
 _LATE = (Reason.OLD_CHUNK, Reason.STALE_CHUNK)
 _LONGEST_TICK_S = 0.1
-_FROZEN_TRAVEL_RAD = 0.01
 
 
 class Guard:
@@ -63,8 +62,7 @@ class Guard:
         self._state_ns: int | None = None
         self._imu_ns: int | None = None
         self._imu: tuple[Float, Float, Float | None] | None = None
-        self._still_since_ns = 0
-        self._still_command: Float | None = None
+        self._frozen = FrozenWatch()
         self._tick_ns = 0
         self._hold_ns = 0
         self._hold_reason: Reason | None = None
@@ -139,8 +137,7 @@ class Guard:
                 self._go(State.INACTIVE, Reason.STATE_NON_FINITE, now_ns)
             return
         if self._qpos is None or not np.array_equal(qpos_rad, self._qpos):
-            self._still_since_ns = now_ns
-            self._still_command = None
+            self._frozen.moved(now_ns)
         self._qpos, self._qvel = qpos_rad, qvel_rad_s
         self.shaper.measured(qpos_rad, qvel_rad_s)
         fast = np.abs(qvel_rad_s) > self.config.overspeed_factor * self.robot.velocity_limit_rad_s
@@ -325,8 +322,7 @@ class Guard:
         if self.state is State.READY:
             self._tick_ns = 0
         self.shaper.begin(chunk.positions_rad[0], now_ns)
-        self._still_since_ns = now_ns
-        self._still_command = None
+        self._frozen.moved(now_ns)
         self._go(State.ACTIVE, Reason.FIRST_CHUNK, now_ns)
 
     def _watch(self, now_ns: int) -> None:
@@ -356,16 +352,8 @@ class Guard:
             return missing
         if self._age_s(self._chunk_ns, now_ns) > cfg.silence_periods * cfg.policy_period_s:
             return Reason.POLICY_SILENT
-        return Reason.STATE_FROZEN if self._frozen(now_ns) else None
-
-    def _frozen(self, now_ns: int) -> bool:
-        """Bit-equal joint states for too long while the command moved."""
-        command = self.shaper.command_rad
-        if command is None or (now_ns - self._still_since_ns) / NS <= self.config.frozen_s:
-            return False
-        if self._still_command is None:
-            self._still_command = command
-        return bool(np.any(np.abs(command - self._still_command) > _FROZEN_TRAVEL_RAD))
+        frozen = self._frozen.for_s(self.shaper.command_rad, now_ns) > cfg.frozen_s
+        return Reason.STATE_FROZEN if frozen else None
 
     def _warn(self, reason: Reason) -> None:
         self.warnings[reason] = self.warnings.get(reason, 0) + 1

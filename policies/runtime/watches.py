@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from policies.interface import Float
+
 _NS = 1_000_000_000
+_FROZEN_TRAVEL_RAD = 0.01
 
 
 class OverrunWatch:
@@ -27,6 +32,32 @@ class OverrunWatch:
         self.in_a_row = self.in_a_row + missed if missed else 0
         self.total += missed
         return self.in_a_row
+
+
+class FrozenWatch:
+    """For how long joints have read the same, to the last bit, since the command moved on.
+
+    A joint at rest reads the same for seconds where its encoder is coarse, and needs a moment to
+    follow: the time counts from where the command went away.
+    """
+
+    def __init__(self) -> None:
+        self._since_ns = 0
+        self._command: Float | None = None
+
+    def moved(self, now_ns: int) -> None:
+        """A joint reads something else than before."""
+        self._since_ns, self._command = now_ns, None
+
+    def for_s(self, command_rad: Float | None, now_ns: int) -> float:
+        """Time under a command, (n,), that has moved on while nothing else did, s."""
+        if command_rad is None:
+            return 0.0
+        if self._command is None:
+            self._command = command_rad
+        if not np.any(np.abs(command_rad - self._command) > _FROZEN_TRAVEL_RAD):
+            self._since_ns = now_ns
+        return (now_ns - self._since_ns) / _NS
 
 
 class RateWatch:
