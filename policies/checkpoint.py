@@ -9,17 +9,22 @@ unpickled. Loading checks everything that can be checked before a robot moves, a
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from policies.actor.config import ActorConfig, Reader, dump_config, parse_config, read_json
+from policies.actor.config import ActorConfig, dump_config, parse_config, read_json
 from policies.actor.onnx_actor import OnnxActor
+from policies.checkpoint_files import CONFIG_FILE as CONFIG_FILE
+from policies.checkpoint_files import check_writable as check_writable
+from policies.checkpoint_files import (
+    config_text,
+    digests,
+    read_config,
+    read_networks,
+    write_files,
+)
 from policies.diffusion import config as chunk_config
 from policies.diffusion.backend import (
     CODES_FILE,
@@ -39,10 +44,7 @@ from policies.errors import InputError
 from policies.interface import Policy, RobotSpec
 from policies.robots import get_robot
 
-CONFIG_FILE = "config.json"
 MODEL_FILE = "policy.onnx"
-_MAX_CONFIG_BYTES = 4_000_000
-_MAX_MODEL_BYTES = 2_000_000_000
 _TOPICS = {"base_ang_vel_rad_s": "imu", "base_quat_wxyz": "imu", "goal": "goal"}
 
 
@@ -61,25 +63,6 @@ class Checkpoint:
     model: bytes
     sha256: str
     files: dict[str, str]
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _read(path: Path, limit: int) -> bytes:
-    if not path.is_file():
-        raise InputError(
-            f"checkpoint {path.parent}: expected a file {path.name}, but there is none; "
-            "copy the whole checkpoint directory"
-        )
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InputError(f"{path}: expected at most {limit} bytes, got {size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, got {error.strerror}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,48 +117,6 @@ class ChunkCheckpoint:
             ) from error
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Content of config.json, parsed and raw."""
-    if not path.is_dir():
-        raise InputError(
-            f"expected a policy checkpoint (a directory with {CONFIG_FILE} and networks), "
-            f"got {path}, which is {'a file' if path.exists() else 'not there'}"
-        )
-    config_path = path / CONFIG_FILE
-    raw = _read(config_path, _MAX_CONFIG_BYTES)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{config_path}: expected UTF-8 JSON, got other bytes") from error
-    return read_json(text, str(config_path)), raw
-
-
-def _read_networks(
-    path: Path, data: Mapping[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, bytes]:
-    """Content of the files that config.json names, after a comparison of the hashes."""
-    files = Reader(data.get("files"), f"{path / CONFIG_FILE}, 'files'")
-    files.only(*needed, *optional)
-    content = {}
-    for name in (*needed, *(name for name in optional if files.has(name))):
-        expected = files.text(name)
-        content[name] = _read(path / name, _MAX_MODEL_BYTES)
-        found = _sha256(content[name])
-        if found != expected:
-            raise InputError(
-                f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
-                f"got {found[:12]}...; the file was altered or cut off, copy the checkpoint again"
-            )
-    return content
-
-
-def _digests(raw: bytes, content: Mapping[str, bytes]) -> tuple[dict[str, str], str]:
-    """Hash of each file, and one over all of them."""
-    digests = {CONFIG_FILE: _sha256(raw), **{name: _sha256(x) for name, x in content.items()}}
-    whole = _sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
-    return digests, whole
-
-
 def is_chunk_model(data: Mapping[str, Any]) -> bool:
     """True if the content of a config.json is that of a generative model."""
     return data.get("type") == chunk_config.KIND
@@ -188,11 +129,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: a file is missing, malformed or altered.
     """
     path = Path(path)
-    data, raw = _read_config(path)
+    data, raw = read_config(path)
     config = parse_config(data, str(path / CONFIG_FILE))
-    content = _read_networks(path, data, (MODEL_FILE,))
-    digests, whole = _digests(raw, content)
-    return Checkpoint(config=config, model=content[MODEL_FILE], sha256=whole, files=digests)
+    content = read_networks(path, data, (MODEL_FILE,))
+    hashes, whole = digests(raw, content)
+    return Checkpoint(config=config, model=content[MODEL_FILE], sha256=whole, files=hashes)
 
 
 def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
@@ -202,11 +143,11 @@ def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
         InputError: a file is missing, malformed or altered.
     """
     path = Path(path)
-    data, raw = _read_config(path)
+    data, raw = read_config(path)
     config = chunk_config.parse_config(data, str(path / CONFIG_FILE))
-    content = _read_networks(path, data, chunk_files(config.kind), (WEIGHTS_FILE,))
-    digests, whole = _digests(raw, content)
-    return ChunkCheckpoint(config=config, content=content, sha256=whole, files=digests)
+    content = read_networks(path, data, chunk_files(config.kind), (WEIGHTS_FILE,))
+    hashes, whole = digests(raw, content)
+    return ChunkCheckpoint(config=config, content=content, sha256=whole, files=hashes)
 
 
 def load_chunk_model(
@@ -272,10 +213,10 @@ def save_chunk_model(
     missing = sorted(set(chunk_files(config.kind)) - set(content))
     if missing:
         raise InputError(f"model {config.spec.name!r}: expected the files {missing} too, got none")
-    text = _config_text(chunk_config.dump_config(config), content)
+    text = config_text(chunk_config.dump_config(config), content)
     parsed = chunk_config.parse_config(read_json(text, CONFIG_FILE), CONFIG_FILE)
     OnnxBackend(parsed, content[ENCODER_FILE], content[DENOISER_FILE], f"model {config.spec.name}")
-    _write(Path(path), text, content, overwrite=overwrite)
+    write_files(Path(path), text, content, overwrite=overwrite)
 
 
 def load_policy(path: Path, robot: RobotSpec) -> Policy:
@@ -292,7 +233,7 @@ def load_policy(path: Path, robot: RobotSpec) -> Policy:
         InputError: the checkpoint is not there, malformed, altered, for another robot, or its
             network does not fit its description or is not finite.
     """
-    if is_chunk_model(_read_config(Path(path))[0]):
+    if is_chunk_model(read_config(Path(path))[0]):
         chunks = read_chunk_checkpoint(path)
         return ChunkPolicy(_build_chunk_model(chunks, {}), robot, chunks.sha256)
     checkpoint = read_checkpoint(path)
@@ -317,47 +258,10 @@ def save_checkpoint(
             config and network do not fit together.
     """
     content = {MODEL_FILE: model}
-    text = _config_text(dump_config(config), content)
+    text = config_text(dump_config(config), content)
     parsed = parse_config(read_json(text, CONFIG_FILE), CONFIG_FILE)
     OnnxActor(parsed, get_robot(config.robot), model, "")
-    _write(Path(path), text, content, overwrite=overwrite)
-
-
-def _config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:
-    """config.json with the hashes of the other files."""
-    hashes = {name: _sha256(x) for name, x in content.items()}
-    return json.dumps({**data, "files": hashes}, indent=1) + "\n"
-
-
-def _write(path: Path, text: str, content: Mapping[str, bytes], *, overwrite: bool) -> None:
-    check_writable(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        fresh = Path(folder) / "new"
-        fresh.mkdir()
-        (fresh / CONFIG_FILE).write_text(text, encoding="utf-8")
-        for name, data in content.items():
-            (fresh / name).write_bytes(data)
-        if path.exists():
-            path.rename(Path(folder) / "old")  # removed with the temporary folder
-        shutil.move(fresh, path)
-
-
-def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write a checkpoint over something.
-
-    Raises:
-        InputError: ``path`` exists and must not be replaced.
-    """
-    if not path.exists():
-        return
-    if not overwrite:
-        raise InputError(f"{path}: expected a new directory, but it exists; add --overwrite")
-    if not (path / CONFIG_FILE).is_file():
-        raise InputError(
-            f"{path}: expected a checkpoint to overwrite, but it has no {CONFIG_FILE}; "
-            "remove it yourself or choose another name"
-        )
+    write_files(Path(path), text, content, overwrite=overwrite)
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -370,7 +274,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         InputError: as :func:`load_policy`.
     """
-    if is_chunk_model(_read_config(Path(path))[0]):
+    if is_chunk_model(read_config(Path(path))[0]):
         chunks = read_chunk_checkpoint(path)
         return describe(_build_chunk_model(chunks, {}), chunks.sha256, chunks.files)
     checkpoint = read_checkpoint(path)

@@ -1,0 +1,144 @@
+"""Files of a checkpoint: read whole and unaltered, written whole or not at all.
+
+A checkpoint is a directory with ``config.json``, which states the sha256 of each other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from policies.actor.config import Reader, read_json
+from policies.errors import InputError
+
+CONFIG_FILE = "config.json"
+_MAX_CONFIG_BYTES = 4_000_000
+_MAX_MODEL_BYTES = 2_000_000_000
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path, limit: int) -> bytes:
+    if not path.is_file():
+        raise InputError(
+            f"checkpoint {path.parent}: expected a file {path.name}, but there is none; "
+            "copy the whole checkpoint directory"
+        )
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InputError(f"{path}: expected at most {limit} bytes, got {size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, got {error.strerror}") from error
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Content of config.json, parsed and raw.
+
+    Raises:
+        InputError: there is no such file, or it is no JSON object.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"expected a policy checkpoint (a directory with {CONFIG_FILE} and networks), "
+            f"got {path}, which is {'a file' if path.exists() else 'not there'}"
+        )
+    config_path = path / CONFIG_FILE
+    raw = _read(config_path, _MAX_CONFIG_BYTES)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{config_path}: expected UTF-8 JSON, got other bytes") from error
+    return read_json(text, str(config_path)), raw
+
+
+def read_networks(
+    path: Path, data: Mapping[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, bytes]:
+    """Content of the files that config.json names, after a comparison of the hashes.
+
+    Args:
+        path: checkpoint directory.
+        data: content of config.json.
+        needed: files that must be there.
+        optional: files that may be.
+
+    Raises:
+        InputError: a file is missing, altered, or not known.
+    """
+    files = Reader(data.get("files"), f"{path / CONFIG_FILE}, 'files'")
+    files.only(*needed, *optional)
+    content = {}
+    for name in (*needed, *(name for name in optional if files.has(name))):
+        expected = files.text(name)
+        content[name] = _read(path / name, _MAX_MODEL_BYTES)
+        found = _sha256(content[name])
+        if found != expected:
+            raise InputError(
+                f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
+                f"got {found[:12]}...; the file was altered or cut off, copy the checkpoint again"
+            )
+    return content
+
+
+def digests(raw: bytes, content: Mapping[str, bytes]) -> tuple[dict[str, str], str]:
+    """Hash of each file, and one over all of them."""
+    digests = {CONFIG_FILE: _sha256(raw), **{name: _sha256(x) for name, x in content.items()}}
+    whole = _sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
+    return digests, whole
+
+
+def config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:
+    """config.json with the hashes of the other files."""
+    hashes = {name: _sha256(x) for name, x in content.items()}
+    return json.dumps({**data, "files": hashes}, indent=1) + "\n"
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write a checkpoint over something.
+
+    Raises:
+        InputError: ``path`` exists and must not be replaced.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{path}: expected a new directory, but it exists; add --overwrite")
+    if not (path / CONFIG_FILE).is_file():
+        raise InputError(
+            f"{path}: expected a checkpoint to overwrite, but it has no {CONFIG_FILE}; "
+            "remove it yourself or choose another name"
+        )
+
+
+def write_files(path: Path, text: str, content: Mapping[str, bytes], *, overwrite: bool) -> None:
+    """Write a checkpoint directory, whole or not at all.
+
+    Args:
+        path: directory to create.
+        text: of config.json.
+        content: file name -> content of the other files.
+        overwrite: replace an existing checkpoint.
+
+    Raises:
+        InputError: ``path`` exists and must not be replaced.
+    """
+    check_writable(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / "new"
+        fresh.mkdir()
+        (fresh / CONFIG_FILE).write_text(text, encoding="utf-8")
+        for name, data in content.items():
+            (fresh / name).write_bytes(data)
+        if path.exists():
+            path.rename(Path(folder) / "old")  # removed with the temporary folder
+        shutil.move(fresh, path)
