@@ -297,7 +297,7 @@ def _chain(
         spec = get_robot(robot)
         base, tip = base or spec.base_body, tip or spec.ee_body
         if urdf is None:
-            from sim2real.sim.model import robot_data_dir
+            from sim2real.robot_data import robot_data_dir
 
             urdf = robot_data_dir() / spec.urdf
     if urdf is None or not base or not tip:

@@ -59,6 +59,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         function="sim2real.run:run_command",
         help="bring the ROS graph up: driver, guard, policy, recorder",
     ),
+    ("serve",): Command(
+        function="sim2real.serve_cli:serve_command",
+        help="a policy behind a websocket, for realign run and clients of openpi's protocol",
+    ),
     ("bag", "info"): Command(
         function="sim2real.bags.cli:bag_info",
         help="topics, counts, rates, gaps and damage of a bag",
@@ -103,6 +107,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="ASAP motion-tracking policy to a checkpoint",
         positional=("onnx",),
     ),
+    ("policy", "import", "lerobot"): Command(
+        function="policies.cli:policy_import_lerobot",
+        help="LeRobot checkpoint (ACT, Diffusion, VQ-BeT, SmolVLA) to a checkpoint",
+        positional=("folder",),
+    ),
     ("policy", "inspect"): Command(
         function="policies.cli:policy_inspect",
         help="what a checkpoint is, needs and was made for",
@@ -141,6 +150,20 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="where a camera sits on the hand or beside the robot, from a bag",
         positional=("bag",),
     ),
+    ("calibrate", "excite"): Command(
+        function="sim2real.calibrate_play:calibrate_excite",
+        help="motion within a robot's limits from which its dynamics can be told",
+    ),
+    ("calibrate", "play"): Command(
+        function="sim2real.calibrate_play:calibrate_play",
+        help="play such a motion on the virtual robot and record it",
+        positional=("motion",),
+    ),
+    ("calibrate", "latency"): Command(
+        function="sim2real.calibrate_latency:calibrate_latency",
+        help="delay between command and motion of each joint, late sensors, clocks, jitter",
+        positional=("bag",),
+    ),
     ("report",): Command(
         function="sim2real.report:report_command",
         help="self-contained HTML page of a demo or replay folder",
@@ -160,6 +183,8 @@ _EXTRA_OF = {
     "cv2": "calibration",
     "pinocchio": "calibration",
     "serial": "serial",
+    "msgpack": "serving",
+    "websockets": "serving",
 }
 
 

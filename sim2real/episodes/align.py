@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.lag import lag_s
 from policies.interface import Float
 from sim2real.episodes.episode import Episode
 
@@ -78,33 +79,6 @@ def hold_index(stamp_ns: Int, grid_ns: Int) -> NDArray[np.intp]:
     return index
 
 
-def lag_s(command: Float, motion: Float, dt_s: float, *, max_lag_s: float = 0.3) -> float | None:
-    """How long one signal follows another, by normalised cross-correlation.
-
-    Args:
-        command: the signal that leads, (T,).
-        motion: the signal that follows, (T,).
-        dt_s: time between samples, s.
-        max_lag_s: longest lag that is looked for, s.
-
-    Returns:
-        Lag with sub-sample resolution (parabola through the peak), s; None where the signals do not
-        move, do not resemble each other (correlation below 0.5), or peak at the end of the range.
-    """
-    lags = min(int(max_lag_s / dt_s) + 2, len(command) // 2)
-    if lags < 4 or min(np.std(command), np.std(motion)) < 1e-9:
-        return None
-    # one lag before zero, so that a peak at zero has two neighbours
-    scores = np.array([_correlation(command, motion, lag) for lag in range(-1, lags)])
-    peak = int(np.argmax(scores))
-    if scores[peak] < 0.5 or peak in (0, len(scores) - 1):
-        return None
-    before, top, after = scores[peak - 1 : peak + 2]
-    curvature = before - 2.0 * top + after
-    shift = 0.0 if curvature == 0.0 else 0.5 * (before - after) / curvature
-    return float((peak - 1 + shift) * dt_s)
-
-
 def estimate_latency_s(episodes: Sequence[Episode]) -> float | None:
     """Median delay from commanded to measured motion over joints and episodes, s.
 
@@ -140,15 +114,6 @@ def _velocities(episode: Episode, joint: int) -> tuple[Float, Float]:
     # a difference belongs to the middle of its step: so must the velocity that it is compared with
     derivative = np.diff(episode.action_rad[:, joint]) * episode.rate_hz
     return derivative, 0.5 * (motion[:-1] + motion[1:])
-
-
-def _correlation(command: Float, motion: Float, lag: int) -> float:
-    total = len(command)
-    a = command[max(0, -lag) : total - max(0, lag)]
-    b = motion[max(0, lag) : total - max(0, -lag)]
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0.0 else 0.0
 
 
 def _bracket(stamp_ns: Int, grid_ns: Int) -> tuple[NDArray[np.intp], Float]:

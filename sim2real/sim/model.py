@@ -7,17 +7,14 @@ and lets one C call run a whole control tick (and a thread pool run thousands of
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import mujoco
 import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
+from sim2real.robot_data import robot_data_dir as robot_data_dir  # others import it from here
 from sim2real.sim.gaps import Gap
 
 # A finger weighs 15 g; without the inertia of its motor and gear the stiff loop would be unstable
@@ -28,24 +25,6 @@ FINGER_ARMATURE_KG = 0.5
 FLOOR_FRICTION = 1.0
 FLOOR_SOFTNESS_S = 0.02  # the default of MuJoCo
 PAYLOAD_RADIUS_M = 0.03
-
-
-@cache
-def robot_data_dir() -> Path:
-    """Folder ``example-robot-data/robots`` of the PyPI package of that name.
-
-    Raises:
-        InputError: the package is not installed.
-    """
-    roots = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path]
-    for root in roots:
-        folder = Path(root) / "cmeel.prefix/share/example-robot-data/robots"
-        if folder.is_dir():
-            return folder
-    raise InputError(
-        "expected the PyPI package example-robot-data, but it is not installed; "
-        "run: pip install example-robot-data"
-    )
 
 
 def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
