@@ -15,6 +15,7 @@ ROS_PACKAGES = (
     "realign_mujoco_driver",
     "realign_policy",
     "realign_recorder",
+    "realign_serial_driver",
     "realign_unitree_driver",
 )
 

@@ -222,6 +222,18 @@ def test_still_robot_under_a_still_command_is_not_a_frozen_sensor():
     assert bench.guard.state is State.ACTIVE
 
 
+def test_coarse_encoder_at_rest_is_not_frozen_when_the_command_goes_on():
+    bench = Bench()
+    bench.activate()
+    still = bench.qpos.copy()
+    for k in range(100):
+        bench.now += 10 * MS
+        bench.state(still)  # reads the same for a second, and 0.1 s after the command moved on
+        bench.chunk(still + max(k - 90, 0) * 0.01)
+        bench.guard.tick(bench.now)
+    assert bench.guard.state is State.ACTIVE
+
+
 @pytest.mark.parametrize("jump_ms", [-50, 2000])
 def test_clock_jump_flushes_the_chunk_and_holds(jump_ms):
     bench = Bench()

@@ -1,0 +1,118 @@
+"""The serial e-stop button: while it counts as pressed, the guard is told to stop, and told again.
+
+Releasing the button releases nothing: an operator calls ``/guard/reset`` and ``/guard/arm``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from policies.errors import InputError
+from realign_serial_driver.button import BAUD, PERIOD_S, ButtonConfig, ButtonMonitor, Pressed
+from realign_serial_driver.port import PortLost, open_port, read_some
+
+CYCLE_S = 0.01
+REPEAT_S = 0.2
+FIRST_LINE_S = 3.0
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class EstopNode(Node):
+    """Lines from the button to calls of the guard's e-stop."""
+
+    def __init__(self) -> None:
+        super().__init__("estop_button")
+        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        path: str = value("port", "")
+        config = ButtonConfig(silence_s=value("silence_s", ButtonConfig.silence_s))
+        if not config.silence_s > PERIOD_S:
+            raise InputError(
+                f"expected silence_s above {PERIOD_S:g} s, the period of the button's lines, got "
+                f"{config.silence_s:g}; five periods are usual"
+            )
+        self.port = open_port(path, BAUD, wait_s=value("port_wait_s", 0.0))
+        self.monitor = ButtonMonitor(config)
+        self._wait_for_first_line(path)
+        self._said: Pressed | None = None
+        self._asked_ns = 0
+        self._lost = False
+        self._state = self.create_publisher(Bool, "estop_pressed", LATCHED)
+        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._guard = self.create_client(Trigger, "guard/estop")
+        self.create_timer(CYCLE_S, self._cycle)
+        self.create_timer(0.5, self._publish_health)
+
+    def _wait_for_first_line(self, path: str) -> None:
+        deadline = time.monotonic() + FIRST_LINE_S
+        while self.monitor.pressed(time.monotonic_ns()) is Pressed.NEVER_HEARD:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"expected lines of an e-stop button on {path} at {BAUD} baud, but none came "
+                    f"within {FIRST_LINE_S:g} s; check its cable, its program and the port"
+                )
+            self.monitor.feed(read_some(self.port, 0.1), time.monotonic_ns())
+
+    def _cycle(self) -> None:
+        now = time.monotonic_ns()
+        if not self._lost:
+            try:
+                self.monitor.feed(read_some(self.port, 0.0), now)
+            except PortLost:
+                self._lost = True  # from here on it is silent
+        pressed = self.monitor.pressed(now)
+        if pressed is not self._said:
+            self._said = pressed
+            self._state.publish(Bool(data=pressed is not Pressed.NO))
+            text = pressed.value or "the e-stop button is released; reset and arm the guard"
+            self.get_logger().warning(text)
+            self._asked_ns = 0
+        if pressed is not Pressed.NO and now - self._asked_ns > REPEAT_S * 1e9:
+            self._asked_ns = now
+            if self._guard.service_is_ready():
+                self._guard.call_async(Trigger.Request())
+            else:
+                self.get_logger().error("there is no guard to stop", throttle_duration_sec=1.0)
+
+    def _publish_health(self) -> None:
+        pressed = self._said or Pressed.NO
+        status = DiagnosticStatus(
+            level=DiagnosticStatus.OK if pressed is Pressed.NO else DiagnosticStatus.ERROR,
+            name="realign e-stop button",
+            message=pressed.value or "released",
+            hardware_id="estop_button",
+            values=[KeyValue(key="bad_lines", value=str(self.monitor.bad_lines))],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._health.publish(message)
+
+
+def main() -> None:
+    """Watch the button until told to stop."""
+    rclpy.init()
+    try:
+        node = EstopNode()
+    except (InputError, PortLost) as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.port.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
