@@ -43,6 +43,7 @@ from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import Policy, RobotSpec
 from policies.robots import get_robot
+from policies.serving import descriptor as remote
 
 MODEL_FILE = "policy.onnx"
 _TOPICS = {"base_ang_vel_rad_s": "imu", "base_quat_wxyz": "imu", "goal": "goal"}
@@ -233,7 +234,10 @@ def load_policy(path: Path, robot: RobotSpec) -> Policy:
         InputError: the checkpoint is not there, malformed, altered, for another robot, or its
             network does not fit its description or is not finite.
     """
-    if is_chunk_model(read_config(Path(path))[0]):
+    data = read_config(Path(path))[0]
+    if data.get("type") == remote.KIND:
+        return remote.load_remote(data, robot, str(path))
+    if is_chunk_model(data):
         chunks = read_chunk_checkpoint(path)
         return ChunkPolicy(_build_chunk_model(chunks, {}), robot, chunks.sha256)
     checkpoint = read_checkpoint(path)

@@ -18,6 +18,7 @@ from sim2real.graph import Graph, last_words, private_domain_id, require_ros, wa
 from sim2real.results import check_new, write_json
 from sim2real.run_config import Driver, Engine, ExecutorName, RunConfig
 from sim2real.run_hardware import hardware
+from sim2real.serve_cli import local_policy
 
 
 def run(config: RunConfig, *, progress: bool = True, description: str = "run") -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _git_commit() -> str:
 
 def run_command(
     robot: str,
-    policy: Path,
+    policy: str,
     driver: Driver = "mujoco",
     network: str = "",
     port: str = "",
@@ -224,6 +225,8 @@ def run_command(
     action_horizon: int | None = None,
     inference_delay: int = 0,
     deadline_s: float = 0.3,
+    reply_s: float = 2.0,
+    token_file: Path | None = None,
     json: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -231,7 +234,7 @@ def run_command(
 
     Args:
         robot: robot name, e.g. g1 or panda.
-        policy: checkpoint directory.
+        policy: checkpoint directory, or ws://HOST:PORT of a policy behind realign serve.
         driver: what plays the robot: the simulator, or the driver of a robot, real or emulated.
         network: interface or own address that leads to a Unitree robot, e.g. eth0, or address of
             a Franka control box; default: an emulated robot on the loopback.
@@ -257,33 +260,36 @@ def run_command(
             so that a run with latency can be repeated.
         deadline_s: time in s that a request may take before the robot is left without commands,
             once its plan has run out.
+        reply_s: time in s that a served policy has for an answer, before it counts as lost.
+        token_file: file with the token of a served policy.
         json: file for the machine-readable result.
         overwrite: replace the JSON file (a bag is never replaced).
     """
     check_new(json, overwrite=overwrite)
-    config = RunConfig(
-        robot=robot,
-        policy=policy,
-        driver=driver,
-        network=network,
-        port=port,
-        dds_domain=dds_domain,
-        engine=engine,
-        lockstep=lockstep,
-        duration_s=duration_s,
-        record=record,
-        seed=seed,
-        gap=gap,
-        faults=faults,
-        goals=goals,
-        goal_period_s=goal_period_s,
-        domain_id=domain_id,
-        executor=executor,
-        action_horizon=action_horizon,
-        inference_delay=inference_delay,
-        deadline_s=deadline_s,
-    )
-    result = run(config, description=f"{robot} {'lockstep' if lockstep else 'real time'}")
+    with local_policy(policy, token_file=token_file, reply_s=reply_s) as path:
+        config = RunConfig(
+            robot=robot,
+            policy=path,
+            driver=driver,
+            network=network,
+            port=port,
+            dds_domain=dds_domain,
+            engine=engine,
+            lockstep=lockstep,
+            duration_s=duration_s,
+            record=record,
+            seed=seed,
+            gap=gap,
+            faults=faults,
+            goals=goals,
+            goal_period_s=goal_period_s,
+            domain_id=domain_id,
+            executor=executor,
+            action_horizon=action_horizon,
+            inference_delay=inference_delay,
+            deadline_s=deadline_s,
+        )
+        result = run(config, description=f"{robot} {'lockstep' if lockstep else 'real time'}")
     if json is not None:
         write_json(json, result)
     print(summary_line(result))

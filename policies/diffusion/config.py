@@ -182,7 +182,16 @@ def _parse_camera(data: Any, where: str) -> CameraSpec:
     )
 
 
-def _parse_spec(data: Any, where: str) -> ChunkSpec:
+def parse_spec(data: Any, where: str) -> ChunkSpec:
+    """Read a :class:`policies.diffusion.interface.ChunkSpec` out of JSON.
+
+    Args:
+        data: the parsed object.
+        where: its name in error texts.
+
+    Raises:
+        InputError: a key is missing, unknown, or of the wrong kind.
+    """
     reader = Reader(data, where)
     reader.only(*ChunkSpec.__dataclass_fields__)
     cameras = reader.value("cameras")
@@ -236,7 +245,16 @@ def _parse_prediction(reader: Reader, kind: str, where: str) -> Prediction | Non
     return cast(Prediction, _choice(reader, "prediction", PREDICTIONS[kind], where))
 
 
-def _parse_robot(data: Any, where: str) -> RobotBinding:
+def parse_robot(data: Any, where: str) -> RobotBinding:
+    """Read a :class:`RobotBinding` out of JSON.
+
+    Args:
+        data: the parsed object.
+        where: its name in error texts.
+
+    Raises:
+        InputError: a key is missing, unknown, or of the wrong kind.
+    """
     reader = Reader(data, where)
     reader.only(*RobotBinding.__dataclass_fields__)
     return RobotBinding(
@@ -264,7 +282,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
         )
     reader.only("schema", "type", "files", *ModelConfig.__dataclass_fields__)
     kind = _choice(reader, "kind", tuple(SAMPLERS), where)
-    spec = _parse_spec(reader.value("spec"), f"{where}, 'spec'")
+    spec = parse_spec(reader.value("spec"), f"{where}, 'spec'")
     if kind == "streaming" and spec.prediction_horizon % spec.action_horizon:
         raise InputError(
             f"{where}: expected a prediction horizon of a streaming model that is a multiple of "
@@ -285,7 +303,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> ModelConfig:
         state=_parse_normaliser(reader.value("state"), len(spec.state_names), f"{where}, 'state'"),
         action=_parse_normaliser(reader.value("action"), actions, f"{where}, 'action'"),
         first_action=first,
-        robot=_parse_robot(reader.value("robot"), f"{where}, 'robot'")
+        robot=parse_robot(reader.value("robot"), f"{where}, 'robot'")
         if reader.has("robot")
         else None,
         provenance={key: provenance.text(key) for key in reader.value("provenance")},

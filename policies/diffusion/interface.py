@@ -69,6 +69,18 @@ class Window:
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
+def blank_window(spec: ChunkSpec) -> Window:
+    """A window of zeros for one run, to load a model with and to see how long it takes."""
+    past = (1, spec.observation_horizon)
+    return Window(
+        state=np.zeros((*past, len(spec.state_names))),
+        images={
+            camera.name: np.zeros((*past, camera.height, camera.width, 3), np.uint8)
+            for camera in spec.cameras
+        },
+    )
+
+
 @dataclass(kw_only=True)
 class Prefix:
     """A plan that the next chunk shall continue (real-time chunking, Black et al. 2025).

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.diffusion.interface import Window
+from policies.diffusion.interface import Prefix, Window, blank_window
 from policies.errors import InputError
 from policies.interface import ActionChunk, Float, Observation
 from policies.messages import NS
@@ -23,7 +23,7 @@ from policies.runtime.failure import Failure, PolicyFailure, PolicyFailureError,
 from policies.runtime.inference import Inference, InlineInference, Outcome, ThreadedInference
 from policies.runtime.inference_delay import InferenceDelay
 from policies.runtime.latency import Percentiles
-from policies.runtime.planning import EngineConfig, PlanningPolicy
+from policies.runtime.planning import Connected, EngineConfig, PlanningPolicy
 
 _RESET = -1
 _RESET_S = 60.0
@@ -121,16 +121,14 @@ class PlanEngine:
             raise PolicyFailureError(self.failure.kind, self.failure.text)
 
     def _start(self, seed: int) -> None:
-        """Reset; in real time after one evaluation, which loads and shows what a model takes."""
+        """Reset, after one evaluation: it loads the model, and shows what it takes and can."""
+        model = self.policy.model
         self.policy.reset(seed)
-        if self.config.lockstep:
-            return
-        spec = self.policy.model.spec
-        past = (1, spec.observation_horizon)
-        images = {c.name: np.zeros((*past, c.height, c.width, 3), np.uint8) for c in spec.cameras}
-        self.policy.model.sample(
-            Window(state=np.zeros((*past, len(spec.state_names))), images=images)
-        )
+        prefix = None
+        if self.config.executor == "rtc":
+            horizon = self._shape[1]
+            prefix = Prefix(actions=np.zeros(self._shape), weights=np.zeros(horizon))
+        model.sample(blank_window(model.spec), prefix=prefix)
         self.policy.reset(seed)
 
     def _await_start(self) -> Outcome:
@@ -147,6 +145,8 @@ class PlanEngine:
     def close(self) -> None:
         """See :class:`policies.runtime.engine.Engine`."""
         self._inference.close(_CLOSE_S)
+        if isinstance(self.policy.model, Connected):
+            self.policy.model.close()
 
     def tick(self, observation: Observation) -> ActionChunk | None:
         """See :class:`policies.runtime.engine.Engine`."""

@@ -70,3 +70,11 @@ class PlanningPolicy(Policy, Protocol):
 
     def chunk(self, observation: Observation, commands: Float) -> ActionChunk:
         """Commands from now on, (steps, joints), for all joints of the robot."""
+
+
+@runtime_checkable
+class Connected(Protocol):
+    """A model that holds something that must be let go."""
+
+    def close(self) -> None:
+        """Let go."""

@@ -139,6 +139,7 @@ def seen_at(step, **changes):
 def engine_for(arm=None, inference=None, **config):
     engine = PlanEngine(arm or Arm(), EngineConfig(**config), inference)
     engine.reset(0)
+    engine.policy.model.asked.clear()  # the start asks once by itself
     return engine
 
 
@@ -424,6 +425,7 @@ def test_first_delay_that_is_expected_is_that_of_the_start():
     try:
         engine.reset(0)
         assert len(arm.model.resets) == 3  # made, reset, and once more after the first evaluation
+        assert_array_equal(arm.model.asked.pop()["prefix"].weights, 0.0)
         arm.model.answer = arm.model.count
         for step in range(6):
             first_while_waiting(engine, step)

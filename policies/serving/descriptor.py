@@ -1,0 +1,107 @@
+"""A checkpoint directory that says where its model is, instead of holding one.
+
+Whoever loads policies (nodes, drivers, launch files) takes it like any other checkpoint: the names,
+rates and the robot stand in it, and the server is asked whether they are still true when the policy
+is activated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policies.actor.config import Reader
+from policies.diffusion.chunk_policy import ChunkPolicy
+from policies.errors import InputError
+from policies.interface import RobotSpec
+
+if TYPE_CHECKING:
+    from policies.serving.client import Dialect
+    from policies.serving.protocol import Served
+
+KIND = "remote_policy"
+SCHEMA = 1
+CONFIG_FILE = "config.json"
+
+
+def write_descriptor(
+    folder: Path, url: str, served: Served, *, token_file: Path | None, reply_s: float
+) -> None:
+    """Write the descriptor of a server's policy into a folder.
+
+    Args:
+        folder: an existing directory.
+        url: ``ws://HOST:PORT``.
+        served: what the server tells of its policy.
+        token_file: file with the server's token; its content stays there.
+        reply_s: time for an answer, s.
+    """
+    from policies.serving.protocol import dump_served
+
+    data = {
+        "schema": SCHEMA,
+        "type": KIND,
+        "url": url,
+        "token_file": None if token_file is None else str(token_file.resolve()),
+        "reply_s": reply_s,
+        "served": dump_served(served),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def load_remote(data: Mapping[str, Any], robot: RobotSpec, where: str) -> ChunkPolicy:
+    """The policy that a descriptor speaks of; nothing is connected yet.
+
+    Args:
+        data: content of its config.json.
+        robot: the robot that it shall run on.
+        where: name of the file in error texts.
+
+    Raises:
+        InputError: a key is missing, unknown or of the wrong kind, or the policy is not for this
+            robot.
+    """
+    from policies.serving.client import RemoteConfig, RemoteModel
+    from policies.serving.protocol import parse_served
+    from policies.serving.server import read_token
+
+    reader = Reader(dict(data), where)
+    reader.only("schema", "type", "url", "token_file", "reply_s", "served", "dialect")
+    if reader.value("schema") != SCHEMA:
+        raise InputError(f"{where}: expected schema {SCHEMA}, got {reader.value('schema')!r}")
+    served = parse_served(reader.value("served"), f"{where}, 'served'")
+    token = Path(reader.text("token_file")) if reader.has("token_file") else None
+    config = RemoteConfig(
+        url=reader.text("url"),
+        token=read_token(token),
+        reply_s=reader.number("reply_s", above=0.0, high=600.0),
+    )
+    dialect = None
+    if reader.has("dialect"):
+        dialect = _parse_dialect(reader.value("dialect"), served, f"{where}, 'dialect'")
+    return ChunkPolicy(RemoteModel(served, config, dialect), robot, served.sha256)
+
+
+def _parse_dialect(data: Any, served: Served, where: str) -> Dialect:
+    from policies.serving.client import Dialect
+
+    reader = Reader(data, where)
+    reader.only("state", "images", "prompt")
+    images = Reader(reader.value("images"), f"{where}, 'images'")
+    cameras = [camera.name for camera in served.spec.cameras]
+    images.only(*cameras)
+    prompt = None
+    if reader.has("prompt"):
+        words = reader.names("prompt")
+        if len(words) != 2:
+            raise InputError(
+                f"{where}: expected the key and the text in 'prompt', got {len(words)}"
+            )
+        prompt = words[0], words[1]
+    return Dialect(
+        state=reader.text("state"),
+        images={name: images.text(name) for name in cameras},
+        prompt=prompt,
+    )
