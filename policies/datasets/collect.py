@@ -63,10 +63,10 @@ def collect(
         rows = _run(environment, expert, run_seed, noise, linger)
         if rows is None:
             continue
-        states, actions, images = rows
+        states, actions, images, instruction = rows
         data.state.append(states)
         data.action.append(actions)
-        data.task.append(spec.name)
+        data.task.append(instruction or spec.name)
         for name, frames in images.items():
             data.images.setdefault(name, []).append(frames)
         if report:
@@ -81,8 +81,8 @@ def collect(
 
 def _run(
     environment: Environment, expert: Expert, seed: int, noise: float, linger: int
-) -> tuple[Float, Float, dict[str, NDArray[np.uint8]]] | None:
-    """States, actions and images of one run, or None if it failed."""
+) -> tuple[Float, Float, dict[str, NDArray[np.uint8]], str | None] | None:
+    """States, actions, images and instruction of one run, or None if it failed."""
     spec = environment.spec
     rng = np.random.default_rng([seed, 2])
     scale = noise * np.array(spec.smooth, dtype=np.float64)
@@ -100,7 +100,7 @@ def _run(
             left = linger
         if left == 0:
             cameras = {name: np.stack([image[name] for image in images]) for name in seen.images}
-            return np.array(states), np.array(actions), cameras
+            return np.array(states), np.array(actions), cameras, seen.instruction
         if left is not None:
             left -= 1
         if outcome.failure:

@@ -63,10 +63,13 @@ class Window:
     Attributes:
         state: raw units, (B, To, D).
         images: camera name -> RGB, uint8, (B, To, H, W, 3).
+        instructions: what each of the runs is told to do, B texts, or none; only models that
+            understand words read them.
     """
 
     state: Float
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    instructions: tuple[str, ...] = ()
 
 
 def blank_window(spec: ChunkSpec) -> Window:

@@ -42,10 +42,12 @@ class Seen:
     Attributes:
         state: raw units, (D,).
         images: camera name -> RGB, uint8, (H, W, 3).
+        instruction: what the robot was told to do, where a task tells it in words.
     """
 
     state: Float
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

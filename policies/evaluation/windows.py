@@ -65,6 +65,7 @@ class Windows:
             InputError: a camera is missing or has another size than the model expects.
         """
         self._index = list(state_index)
+        self._instructions = [seen.instruction for seen in first]
         self._spec = spec
         shape = (len(first), spec.observation_horizon)
         self._state = np.empty((*shape, len(self._index)))
@@ -106,12 +107,15 @@ class Windows:
         if seen is None:
             return
         self._state[row, -1] = self._checked(seen)
+        self._instructions[row] = seen.instruction
         for name, images in self._images.items():
             images[row, -1] = seen.images[name]
 
     def window(self) -> Window:
         """A copy of all windows."""
+        told = tuple(text for text in self._instructions if text is not None)
         return Window(
             state=self._state.copy(),
             images={name: images.copy() for name, images in self._images.items()},
+            instructions=told if len(told) == len(self._instructions) else (),
         )

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from policies.errors import InputError
 from policies.evaluation.environment import Environment, Expert
-from sim2real.tasks import metaworld, obstacle, panda_ball
+from sim2real.tasks import language_phrases, language_touch, metaworld, obstacle, panda_ball
 
-TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *metaworld.TASKS)
+TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *language_touch.TASKS, *metaworld.TASKS)
 
 
-def make_environment(task: str) -> Environment:
+def make_environment(
+    task: str, *, instruction: str | None = None, phrasing: language_phrases.Phrasing = "train"
+) -> Environment:
     """An environment of a task.
 
+    Args:
+        task: one of :data:`TASKS`.
+        instruction: what to tell the policy in a task that has instructions; None to say what
+            the task is.
+        phrasing: words that are used to say it.
+
     Raises:
-        InputError: no such task.
+        InputError: no such task, or an instruction for one that has none.
         ModuleNotFoundError: the task needs Meta-World, which is not installed.
     """
+    if task in language_touch.TASKS:
+        return language_touch.LanguageTouch(task, instruction=instruction, phrasing=phrasing)
+    if instruction is not None or phrasing != "train":
+        raise InputError(
+            f"task {task}: expected no instruction, since it has but one thing to do; use one out "
+            f"of {list(language_touch.TASKS)}"
+        )
     if task == obstacle.SPEC.name:
         return obstacle.Obstacle()
     if task == panda_ball.SPEC.name:
@@ -35,6 +50,8 @@ def make_expert(environment: Environment) -> Expert:
         return obstacle.ObstacleExpert()
     if isinstance(environment, panda_ball.PandaBall):
         return panda_ball.PandaBallExpert(environment)
+    if isinstance(environment, language_touch.LanguageTouch):
+        return language_touch.LanguageTouchExpert(environment)
     if isinstance(environment, metaworld.MetaWorld):
         return metaworld.MetaWorldExpert(environment)
     raise InputError(f"task {environment.spec.name}: expected one with an expert, it has none")
