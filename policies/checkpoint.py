@@ -3,7 +3,8 @@
 A checkpoint is a directory: ``config.json`` with the sha256 of each other file, and the networks.
 An actor (:mod:`policies.actor.config`) has one, ``policy.onnx``; a generative model
 (:mod:`policies.diffusion.config`) has ``encoder.onnx`` and ``denoiser.onnx``, and the weights in
-``model.safetensors`` for whom wants to train on. Checkpoints hold no code and nothing that is
+``model.safetensors`` for whom wants to train on; an imported LeRobot checkpoint
+(:mod:`policies.vla.lerobot`) has LeRobot's own files. Checkpoints hold no code and nothing that is
 unpickled. Loading checks everything that can be checked before a robot moves, and needs no torch.
 """
 
@@ -44,6 +45,10 @@ from policies.errors import InputError
 from policies.interface import Policy, RobotSpec
 from policies.robots import get_robot
 from policies.serving import descriptor as remote
+from policies.vla.checkpoint import describe as describe_vla
+from policies.vla.checkpoint import is_vla, load_vla_policy
+from policies.vla.lerobot.checkpoint import describe as describe_lerobot
+from policies.vla.lerobot.checkpoint import is_lerobot, load_lerobot_policy
 
 MODEL_FILE = "policy.onnx"
 _TOPICS = {"base_ang_vel_rad_s": "imu", "base_quat_wxyz": "imu", "goal": "goal"}
@@ -237,6 +242,10 @@ def load_policy(path: Path, robot: RobotSpec) -> Policy:
     data = read_config(Path(path))[0]
     if data.get("type") == remote.KIND:
         return remote.load_remote(data, robot, str(path))
+    if is_lerobot(data):
+        return load_lerobot_policy(path, robot)
+    if is_vla(data):
+        return load_vla_policy(path, robot)
     if is_chunk_model(data):
         chunks = read_chunk_checkpoint(path)
         return ChunkPolicy(_build_chunk_model(chunks, {}), robot, chunks.sha256)
@@ -278,7 +287,12 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises:
         InputError: as :func:`load_policy`.
     """
-    if is_chunk_model(read_config(Path(path))[0]):
+    data = read_config(Path(path))[0]
+    if is_lerobot(data):
+        return describe_lerobot(path)
+    if is_vla(data):
+        return describe_vla(path)
+    if is_chunk_model(data):
         chunks = read_chunk_checkpoint(path)
         return describe(_build_chunk_model(chunks, {}), chunks.sha256, chunks.files)
     checkpoint = read_checkpoint(path)

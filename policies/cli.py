@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from policies.errors import InputError
 
-Kind = Literal["ddpm", "edm", "flow", "streaming", "vqbet", "mlp"]
+Kind = Literal["ddpm", "edm", "flow", "streaming", "vqbet", "mlp", "vla"]
 
 
 def policy_import_asap(
@@ -34,6 +34,65 @@ def policy_import_asap(
     print(f"note: {config.source['note']}")
 
 
+def policy_import_lerobot(
+    folder: Path,
+    *,
+    robot: str,
+    map: Path,
+    out: Path,
+    vlm: Path | None = None,
+    dataset_info: Path | None = None,
+    python: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Import a checkpoint of LeRobot: ACT, Diffusion, VQ-BeT or SmolVLA.
+
+    It is evaluated in an interpreter that has LeRobot (--python, or REALIGN_LEROBOT_PYTHON, which
+    every command that runs the policy reads). Where there is one, the checkpoint is tried in it.
+
+    Args:
+        folder: LeRobot's checkpoint folder with config.json, weights and processor files.
+        robot: robot that it shall run on.
+        map: JSON that says which joint, unit (rad, degrees, -100..100, 0..100) and camera each
+            number and image of the checkpoint is, and the rate (Hz).
+        out: checkpoint directory to create.
+        vlm: folder with settings and tokenizer of the vision-language model of a SmolVLA.
+        dataset_info: meta/info.json of the dataset that it was trained on, to compare names and
+            rate with the map.
+        python: interpreter that has LeRobot.
+        overwrite: replace an existing checkpoint.
+
+    Raises:
+        InputError: checkpoint, map and robot do not fit together, or LeRobot cannot load it.
+    """
+    from policies.robots import get_robot
+    from policies.vla.lerobot.checkpoint import import_lerobot
+    from policies.vla.lerobot.model import RunConfig
+    from policies.vla.lerobot.process import PYTHON_VARIABLE, find_python
+
+    python = find_python(python)
+    made = import_lerobot(
+        folder,
+        get_robot(robot),
+        map,
+        out,
+        vlm=vlm,
+        dataset_info=dataset_info,
+        trial=None if python is None else RunConfig(python=python),
+        overwrite=overwrite,
+    )
+    config, tried = made.config, made.tried
+    kind = config.provenance["kind"]
+    print(f"{out}: {kind} policy {config.name} for {config.robot.name}, {config.rate_hz:g} Hz")
+    if tried:
+        print(
+            f"tried in LeRobot {tried['version']} on {tried['device']}: {tried['parameters']} "
+            "weights, finite answers"
+        )
+    else:
+        print(f"note: not tried; give --python or set {PYTHON_VARIABLE} to try it in LeRobot")
+
+
 def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     """Check a policy checkpoint and show what it needs.
 
@@ -51,8 +110,8 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(jsonlib.dumps(info, indent=1) + "\n", encoding="utf-8")
-    summary = _actor_summary if info["type"] == "actor" else _chunk_summary
-    for label, text in summary(info):
+    summaries = {"actor": _actor_summary, "lerobot_model": _lerobot_summary}
+    for label, text in summaries.get(info["type"], _chunk_summary)(info):
         print(f"{label:<13}{text}")
 
 
@@ -94,10 +153,38 @@ def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("samplers", ", ".join(info["samplers"])),
         ("observation", f"{spec['observation_horizon']} x {', '.join(spec['state_names'])}"),
         ("cameras", ", ".join(cameras) or "none"),
+        *(
+            [("instructions", f"{len(info['instructions'])} known")]
+            if "instructions" in info
+            else []
+        ),
         (
             "plan",
             f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
             f"{', '.join(spec['action_names'])}",
+        ),
+        ("sha256", info["sha256"]),
+    ]
+
+
+def _lerobot_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
+    entries = {
+        part: ", ".join(f"{e['quantity']} ({e['unit']})" for e in info[part])
+        for part in ("state", "action")
+    }
+    cameras = [f"{c['name']} {c['width']} x {c['height']} RGB" for c in info["cameras"]]
+    return [
+        ("policy", f"{info['name']} (LeRobot {info['kind']})"),
+        ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
+        ("rate", f"{info['rate_hz']:g} Hz"),
+        ("topics", ", ".join(info["topics"])),
+        ("observation", f"{info['observation_horizon']} x {entries['state']}"),
+        ("cameras", ", ".join(cameras) or "none"),
+        ("instruction", info["instruction"] or "none"),
+        (
+            "plan",
+            f"{info['prediction_horizon']} actions, {info['action_horizon']} carried out, of "
+            f"{entries['action']}",
         ),
         ("sha256", info["sha256"]),
     ]
@@ -114,6 +201,7 @@ def policy_train(
     observation_horizon: int = 2,
     prediction_horizon: int = 16,
     action_horizon: int = 8,
+    context_depth: int = 2,
     diffusion_steps: int = 100,
     prediction: Literal["v", "epsilon", "preconditioned", "velocity"] | None = None,
     normalisation: Literal["minmax", "gaussian"] = "minmax",
@@ -137,15 +225,17 @@ def policy_train(
     Args:
         demonstrations: dataset in the LeRobotDataset v3 layout.
         kind: method: denoising diffusion, score matching, flow matching, streaming, residual codes
-            (VQ-BeT), or plain regression to compare with.
+            (VQ-BeT), plain regression to compare with, or vla: flow matching on images and
+            instructions, which are the tasks of the demonstrations.
         out: checkpoint directory to create.
-        network: residual layers over the whole plan, 1-D U-Net, or transformer.
+        network: residual layers over the whole plan, 1-D U-Net, or transformer, which vla is.
         width: units of a layer; channels of the first level of a unet; a transformer takes
             multiples of 32.
         depth: residual blocks, or levels of a unet.
         observation_horizon: observations that the policy sees.
         prediction_horizon: actions in a plan.
         action_horizon: actions of a plan that are carried out before the next.
+        context_depth: layers of a vla over images, states and words; depth: over actions.
         diffusion_steps: noise levels of the kind ddpm.
         prediction: what the network answers: v or epsilon (ddpm), preconditioned or velocity
             (flow, streaming); the first of each is the default.
@@ -194,6 +284,11 @@ def policy_train(
     options = TrainOptions(
         robot=robot, init=init, resume=resume, tensorboard=tensorboard, overwrite=overwrite
     )
+    if kind == "vla":
+        from policies.vla import commands as vla
+
+        told = vla.vla_config(config, context_depth)
+        return _finish(vla.train_command(demonstrations, out, told, options), json)
     return _finish(train_command(demonstrations, out, config, options), json)
 
 

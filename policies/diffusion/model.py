@@ -12,7 +12,7 @@ from policies.diffusion.backend import Backend
 from policies.diffusion.codes import ResidualCodes
 from policies.diffusion.config import ModelConfig, RobotBinding, SamplerConfig
 from policies.diffusion.guidance import blended, pulled
-from policies.diffusion.interface import Prefix, Window
+from policies.diffusion.interface import ChunkModel, Prefix, Window
 from policies.diffusion.process import Process, Regression, Rolling, make_process, spread
 from policies.diffusion.samplers import (
     Estimated,
@@ -269,7 +269,7 @@ class GenerativeModel:
         return self._plan.settle(estimator)
 
 
-def check_window(what: str, window: Window, model: GenerativeModel) -> None:
+def check_window(what: str, window: Window, model: ChunkModel) -> None:
     """Check that a window is what a model was trained on.
 
     Raises:

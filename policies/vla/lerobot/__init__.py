@@ -1,0 +1,1 @@
+"""Checkpoints of LeRobot as policies of realign: evaluated where LeRobot lives, run here."""

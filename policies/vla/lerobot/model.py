@@ -1,0 +1,203 @@
+"""An imported LeRobot checkpoint as a model that answers windows with chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.diffusion.config import RobotBinding
+from policies.diffusion.interface import ChunkSpec, Prefix, Window
+from policies.diffusion.model import check_window
+from policies.errors import InputError
+from policies.interface import Float
+from policies.runtime.failure import Failure, PolicyFailureError
+from policies.vla.lerobot.config import LeRobotConfig
+from policies.vla.lerobot.mapping import to_lerobot, to_si
+from policies.vla.lerobot.process import PYTHON_VARIABLE, Limits, Worker, find_python
+from policies.vla.lerobot.workers.wire import Arrays
+
+ENGINE = "lerobot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how a checkpoint is evaluated.
+
+    Attributes:
+        python: interpreter that has LeRobot; None for what ``REALIGN_LEROBOT_PYTHON`` says.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        threads: CPU threads.
+        limits: how long the worker may take.
+    """
+
+    python: str | None = None
+    device: str = "auto"
+    threads: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+class LeRobotModel:
+    """Implements :class:`policies.diffusion.interface.ChunkModel` in another interpreter.
+
+    The worker starts at the first :meth:`reset`, with one trial answer, and starts again at a reset
+    after it has died. The model does not remember observations: a window holds all that it sees.
+
+    Args:
+        config: names, units, robot.
+        spec: sizes, names, rates.
+        folder: LeRobot's own files.
+        run: where and how it is evaluated.
+
+    Attributes:
+        instruction: what the robot is told to do; a policy without language ignores it.
+        started: what the worker said of itself and of the checkpoint, empty before it has started.
+    """
+
+    def __init__(
+        self, config: LeRobotConfig, spec: ChunkSpec, folder: Path, run: RunConfig | None = None
+    ) -> None:
+        self.config, self.spec = config, spec
+        self.instruction = config.instruction
+        self.network_calls = 0
+        self.started: dict[str, Any] = {}
+        self._folder, self._run = folder, run or RunConfig()
+        self._features = {camera: feature for feature, camera in config.cameras.items()}
+        self._worker: Worker | None = None
+        self._batch = 1
+
+    @property
+    def robot(self) -> RobotBinding:
+        """The robot that it was imported for."""
+        return self.config.robot
+
+    @property
+    def spec_error(self) -> str:
+        """How error texts name the model."""
+        return f"model {self.spec.name!r}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, None while there is none."""
+        return None if self._worker is None or self._worker.closed else self._worker.pid
+
+    def reset(self, seed: int, batch: int = 1) -> None:
+        """See :class:`policies.diffusion.interface.ChunkModel`.
+
+        Raises:
+            PolicyFailureError: the worker cannot be started, or cannot load the checkpoint.
+        """
+        if self._worker is None or self._worker.closed:
+            self._worker = self._start()
+        self._worker.ask({"op": "reset", "seed": seed}, limit_s=self._run.limits.call_s)
+        self._batch, self.network_calls = batch, 0
+
+    def sample(self, window: Window, *, executed: int = 0, prefix: Prefix | None = None) -> Float:
+        """See :class:`policies.diffusion.interface.ChunkModel`.
+
+        Raises:
+            InputError: the window does not fit the model, or a plan is to be continued.
+            PolicyFailureError: the worker died, failed, took too long or answered nonsense.
+        """
+        if prefix is not None:
+            raise InputError(
+                f"{self.spec_error}: expected no plan to continue, which LeRobot's policies cannot "
+                "do; use another executor than rtc"
+            )
+        check_window(self.spec_error, window, self)
+        if len(window.state) != self._batch:
+            raise InputError(
+                f"{self.spec_error}: expected windows of {self._batch} runs, as said at reset, got "
+                f"{len(window.state)}; reset with another batch"
+            )
+        if self._worker is None:
+            self.reset(0, self._batch)
+        assert self._worker is not None
+        self.network_calls += 1
+        return self._ask(self._worker, window, self._run.limits.call_s)
+
+    def close(self) -> None:
+        """End the worker; the next reset starts another."""
+        if self._worker is not None:
+            self._worker.close()
+
+    # ---- inside -------------------------------------------------------------------------------
+
+    def _ask(self, worker: Worker, window: Window, limit_s: float) -> Float:
+        state = to_lerobot(np.asarray(window.state, dtype=np.float64), self.config.inputs)
+        arrays: Arrays = {"state": state.astype(np.float32)}
+        for camera, feature in self._features.items():
+            arrays[feature] = window.images[camera]
+        header = {"op": "sample", "task": self.instruction}
+        _, out = worker.ask(header, arrays, limit_s=limit_s)
+        actions = out.get("actions")
+        shape = (len(window.state), self.spec.prediction_horizon, len(self.spec.action_names))
+        if actions is None or actions.shape != shape or not np.isfinite(actions).all():
+            got = "none" if actions is None else f"shape {actions.shape}"
+            if actions is not None and actions.shape == shape:
+                got = "NaN or infinity"
+            raise PolicyFailureError(
+                Failure.BAD_ANSWER,
+                f"{self.spec_error}: expected finite actions of shape {shape}, got {got}; check "
+                "the checkpoint and its normalisation",
+            )
+        return to_si(actions.astype(np.float64), self.config.action)
+
+    def _start(self) -> Worker:
+        """Start a worker, let it load the checkpoint, and try it."""
+        python, limits = find_python(self._run.python), self._run.limits
+        if python is None:
+            raise PolicyFailureError(
+                Failure.SERVER_REFUSED,
+                f"{self.spec_error}: expected the path of a Python interpreter that has LeRobot, "
+                f"got none; give it with --python or in {PYTHON_VARIABLE}",
+            )
+        worker = Worker(ENGINE, python, start_s=limits.start_s)
+        try:
+            loaded = self._load(worker)
+            self.started = {**worker.hello, **loaded}
+            self._ask(worker, self._trial(), limits.load_s)
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+    def _load(self, worker: Worker) -> dict[str, Any]:
+        vlm = self._folder / "vlm"
+        header = {
+            "op": "load",
+            "folder": str(self._folder.resolve()),
+            "vlm": str(vlm.resolve()) if vlm.is_dir() else None,
+            "device": self._run.device,
+            "threads": self._run.threads,
+        }
+        loaded, _ = worker.ask(header, limit_s=self._run.limits.load_s)
+        expected = {
+            "state": len(self.spec.state_names),
+            "actions": len(self.spec.action_names),
+            "cameras": sorted(self._features.values()),
+        }
+        found = {**loaded, "cameras": sorted(loaded["cameras"])}
+        for key, value in expected.items():
+            if found[key] != value:
+                raise PolicyFailureError(
+                    Failure.SERVER_REFUSED,
+                    f"{self.spec_error}: expected {key} {value}, LeRobot's policy has "
+                    f"{found[key]}; import the checkpoint again",
+                )
+        return loaded
+
+    def _trial(self) -> Window:
+        """A window of LeRobot's zeros and black images: the first answer is the slow one."""
+        spec = self.spec
+        state = np.array([entry.offset for entry in self.config.inputs])
+        shape = (1, spec.observation_horizon)
+        return Window(
+            state=np.broadcast_to(state, (*shape, len(state))).copy(),
+            images={
+                camera.name: np.zeros((*shape, camera.height, camera.width, 3), dtype=np.uint8)
+                for camera in spec.cameras
+            },
+        )

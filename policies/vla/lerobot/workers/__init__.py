@@ -1,0 +1,1 @@
+"""Programs that run in another interpreter: they import the standard library and what it has."""
