@@ -213,6 +213,7 @@ GUARD, POLICY = "realign_policy.guard_node", "realign_policy.policy_node"
 RECORDER = "realign_recorder.recorder_node"
 MUJOCO = "realign_mujoco_driver.driver_node"
 UNITREE = "realign_unitree_driver.driver_node"
+SERIAL, BUTTON = "realign_serial_driver.driver_node", "realign_serial_driver.estop_node"
 WHOLE = frozenset({GUARD, POLICY, RECORDER})
 
 
@@ -237,6 +238,7 @@ class LaunchCase:
 
 SIMULATED = {"robot": "g1", "driver": "mujoco"}
 AT_ETH0 = {"driver": "unitree", "network": "eth0"}
+ON_A_PORT = {"driver": "serial", "port": "/dev/ttyACM0", "robot": "so101"}
 BOTH = {"policy": "CHECKPOINT", "record": "BAG"}
 LAUNCH_CASES = {
     "environment.launch.py": LaunchCase(nodes=frozenset()),
@@ -245,7 +247,7 @@ LAUNCH_CASES = {
     ),
     "robot.launch.py": LaunchCase(
         nodes=frozenset({GUARD, POLICY}),
-        run={"robot": "panda"},
+        run={"robot": "panda", "driver": "mujoco"},
         given={"robot": "panda", "policy": "CHECKPOINT"},
     ),
     "sim.launch.py": LaunchCase(
@@ -266,6 +268,16 @@ LAUNCH_CASES = {
         run={"robot": "go2", **AT_ETH0},
         given={"network": "eth0", **BOTH},
     ),
+    "serial.launch.py": LaunchCase(
+        nodes=WHOLE | {SERIAL},
+        run=ON_A_PORT,
+        given={"robot": "so101", "port": "/dev/ttyACM0", **BOTH},
+    ),
+    "so101.launch.py": LaunchCase(
+        nodes=WHOLE | {SERIAL},
+        run=ON_A_PORT,
+        given={"port": "/dev/ttyACM0", **BOTH},
+    ),
 }
 
 
@@ -275,7 +287,9 @@ def test_every_launch_file_has_a_case():
 
 @pytest.mark.usefixtures("fake_launch")
 @pytest.mark.parametrize("name", LAUNCH_FILES)
-def test_launch_file_gives_the_graph_of_realign_run(name, checkpoint, tmp_path, read_setup):
+def test_launch_file_gives_the_graph_of_realign_run(
+    name, checkpoint, tmp_path, read_setup, monkeypatch
+):
     case, bag = LAUNCH_CASES[name], str(tmp_path / "bag")
     _, nodes = evaluate(name, **case.arguments(checkpoint, bag))
     ours = parameters_of(nodes)
@@ -291,12 +305,15 @@ def test_launch_file_gives_the_graph_of_realign_run(name, checkpoint, tmp_path, 
     graph = types.SimpleNamespace(folder=tmp_path, domain_id=1)
     graph.start = lambda _, module, parameters: theirs.update({module: parameters})
     spec = types.SimpleNamespace(name="p", sha256="0", rate_hz=50.0, needs=("goal",))
+    policy = types.SimpleNamespace(spec=spec)
+    monkeypatch.setattr("policies.checkpoint.load_policy", lambda *_, **__: policy)
     config = RunConfig(policy=Path(checkpoint), record=Path(bag), **case.run)
     run._start_nodes(graph, config, spec)
     # A launch file waits for an operator to configure the policy and to arm, `run` only for the
     # remote's key; the bag is told what runs by each in its own words, and only `run` asks for
-    # real-time priority by itself.
+    # real-time priority, and makes up goals for a robot that is not simulated, by itself.
     own = {"autostart", "auto_arm", "provenance", "wait_for", "realtime_priority"}
+    own |= {"goals"} if case.run["driver"] != "mujoco" else set()
     shared = ours.keys() & theirs.keys()
     assert shared
     for node in shared:
@@ -347,6 +364,26 @@ def test_unitree_launch_is_real_with_a_network_and_emulated_without(robot, check
     words = emulator.kwargs["cmd"]
     assert words[words.index("--domain") + 1] == str(driver["dds_domain"])
     assert driver["network"] == "lo"
+
+
+@pytest.mark.usefixtures("fake_launch")
+def test_so101_launch_is_emulated_without_a_port_and_ends_with_its_button(checkpoint):
+    entities, nodes = evaluate("so101.launch.py", policy=checkpoint)
+    (emulator,) = [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    words, parameters = emulator.kwargs["cmd"], parameters_of(nodes)
+    for option in ("link", "calibration"):
+        key = {"link": "port"}.get(option, option)
+        assert words[words.index(f"--{option}") + 1] == parameters[SERIAL][key]
+    assert parameters[SERIAL]["port_wait_s"] > 0.0
+    given = {"policy": checkpoint, "port": "/dev/ttyACM0", "estop_port": "/dev/ttyUSB0"}
+    entities, nodes = evaluate("so101.launch.py", **given)
+    assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    parameters = parameters_of(nodes)
+    assert parameters[SERIAL] | {"port": "/dev/ttyACM0", "port_wait_s": 0.0} == parameters[SERIAL]
+    assert parameters[GUARD]["auto_arm"] is parameters[POLICY]["autostart"] is False
+    (button,) = [node for node in nodes if node.kwargs["executable"] == "estop_node"]
+    assert parameters[BUTTON]["port"] == "/dev/ttyUSB0"
+    assert type(button.kwargs["on_exit"]).__name__ == "Shutdown"
 
 
 @pytest.mark.usefixtures("fake_launch")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -54,7 +53,13 @@ class Emulator:
         self.running = False
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop.
+
+        Raises:
+            InputError: the port's path is taken.
+        """
+        self.tick(time.monotonic_ns())  # the first one takes its time
+        self.port.plug()
         due = time.monotonic_ns()
         while self.running:
             due = max(due + _TICK_NS, time.monotonic_ns())
@@ -131,7 +136,6 @@ class ArmEmulator(Emulator):
         self.bench.advance(now_ns)
         self.physics_s += time.perf_counter() - start
         if self.bench.active("unplugged"):
-            self.port.close()
             self.stop()
 
     def _remember(self, at_ns: int) -> None:
@@ -269,17 +273,14 @@ def main() -> None:
     given = _arguments()
     try:
         emulator = _open(given)
+        signal.signal(signal.SIGINT, emulator.stop)
+        signal.signal(signal.SIGTERM, emulator.stop)
+        prefer_realtime(given.realtime_priority)
+        emulator.run()
     except InputError as error:
         print(f"realign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    signal.signal(signal.SIGINT, emulator.stop)
-    signal.signal(signal.SIGTERM, emulator.stop)
-    prefer_realtime(given.realtime_priority)
-    try:
-        emulator.run()
-    finally:
-        if os.path.islink(given.link):
-            emulator.port.close()
+    emulator.port.close()
     if given.summary is not None:
         given.summary.write_text(json.dumps(emulator.summary()))
     if getattr(given, "trace", None) is not None:

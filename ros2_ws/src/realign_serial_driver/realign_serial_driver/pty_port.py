@@ -22,9 +22,6 @@ class PtyPort:
     Args:
         link: path under which others find it.
         baud: speed of the wire, bit/s; 0 for none to wait for.
-
-    Raises:
-        InputError: the path is taken.
     """
 
     def __init__(self, link: Path, baud: int) -> None:
@@ -35,22 +32,29 @@ class PtyPort:
         os.set_blocking(self._end, False)
         self._link = link
         self._free_ns = 0
+        self._ends = [self._end, self._other]
         self._waiting: list[tuple[int, int, bytes]] = []
+        self._plugged = False
+
+    def plug(self) -> None:
+        """Let others find the port, now that somebody answers.
+
+        Raises:
+            InputError: the path is taken.
+        """
         try:
-            link.symlink_to(os.ttyname(self._other))
+            self._link.symlink_to(os.ttyname(self._other))
         except OSError as error:
-            self._close_ends()
-            raise InputError(f"{link}: {error.strerror}; choose another path") from None
+            raise InputError(f"{self._link}: {error.strerror}; choose another path") from None
+        self._plugged = True
 
     def close(self) -> None:
         """Unplug: clients see the port go away."""
-        self._link.unlink(missing_ok=True)
-        self._close_ends()
-
-    def _close_ends(self) -> None:
-        for end in (self._end, self._other):
-            with contextlib.suppress(OSError):
-                os.close(end)
+        if self._plugged:
+            self._link.unlink(missing_ok=True)
+            self._plugged = False
+        while self._ends:
+            os.close(self._ends.pop())
 
     def receive(self, until_ns: int) -> tuple[bytes, int]:
         """Wait for bytes until ``until_ns`` (steady time), and deliver what is due meanwhile.
