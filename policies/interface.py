@@ -81,6 +81,8 @@ class RobotSpec:
         state_rate_hz: rate at which a driver publishes joint states in real time, Hz.
         physics_dt_s: simulator time step, s.
         urdf: path below ``example-robot-data/robots``.
+        urdf_prefixes: how names of joints and links begin in that file, and with us; None where
+            they are the same.
         command: ``position`` means that the joint is expected to reach the commanded position
             (position, velocity and acceleration limits apply to the command itself);
             ``setpoint`` means a PD set-point that shapes torque (legged RL policies): it may lie
@@ -105,6 +107,7 @@ class RobotSpec:
     gravity_compensated: bool
     stop: Literal["damp", "brake"]
     gripper: GripperSpec | None = None
+    urdf_prefixes: tuple[str, str] | None = None
     max_tilt_rad: float = 1.0
     max_base_rate_rad_s: float = 15.0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
 
 from policies.errors import InputError
+from policies.interface import RobotSpec
 
 
 @cache
@@ -26,3 +28,18 @@ def robot_data_dir() -> Path:
         "expected the PyPI package example-robot-data, but it is not installed; "
         "run: pip install example-robot-data"
     )
+
+
+def robot_urdf(robot: RobotSpec) -> str:
+    """URDF of ``robot`` under our names, with absolute paths of meshes.
+
+    Raises:
+        InputError: the package with the robots is not installed.
+    """
+    folder = robot_data_dir()
+    text = (folder / robot.urdf).read_text(encoding="utf-8")
+    text = text.replace("package://", f"{folder.parents[1]}/")
+    if robot.urdf_prefixes is None:
+        return text
+    theirs, ours = robot.urdf_prefixes
+    return re.sub(rf'\b(name|link|joint)="{theirs}', rf'\1="{ours}', text)

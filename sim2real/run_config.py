@@ -8,7 +8,7 @@ from typing import Literal
 
 Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
 ExecutorName = Literal["receding", "ensemble", "async", "rtc"]
-Driver = Literal["mujoco", "unitree", "serial"]
+Driver = Literal["mujoco", "unitree", "franka", "serial"]
 
 
 @dataclass(frozen=True, kw_only=True)

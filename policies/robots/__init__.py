@@ -2,12 +2,13 @@
 
 from policies.errors import InputError
 from policies.interface import RobotSpec
+from policies.robots.fr3 import FR3
 from policies.robots.g1 import G1
 from policies.robots.go2 import GO2
 from policies.robots.panda import PANDA
 from policies.robots.so101 import SO101
 
-ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (G1, GO2, PANDA, SO101)}
+ROBOTS: dict[str, RobotSpec] = {spec.name: spec for spec in (FR3, G1, GO2, PANDA, SO101)}
 
 
 def get_robot(name: str) -> RobotSpec:

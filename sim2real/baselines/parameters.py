@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
-from sim2real.sim.gaps import Gap
+from sim2real.sim.gaps import Gap, end_body
 from sim2real.sim.model import FLOOR_FRICTION, FLOOR_SOFTNESS_S
 
 Detail = Literal["robot", "group", "side", "joint"]
@@ -40,7 +40,6 @@ _UNITS = {
     "offset": "rad",
 }
 _LEGGED_GROUPS = ("hip", "knee", "ankle", "waist", "shoulder", "elbow", "wrist")
-_PAYLOAD_BODY = {True: "torso_link", False: "panda_hand"}
 _MOST_DELAY_S = 0.1
 # A robot in a simulator has its real gains; of a foreign position controller only the order of
 # magnitude is known.
@@ -243,7 +242,7 @@ def _payload(robot: RobotSpec) -> list[Parameter]:
 
 def payload_body(robot: RobotSpec) -> str:
     """Body that carries a payload."""
-    return _PAYLOAD_BODY[robot.floating_base]
+    return end_body(robot)
 
 
 def to_gap(

@@ -177,10 +177,13 @@ PANDA_EFFORT_NM = 87.0
 _LEGS = ("*_hip_*", "*_knee_*", "*_ankle_*")
 
 
-def _end_body(robot: RobotSpec) -> str:
+def end_body(robot: RobotSpec) -> str:
+    """Body that carries a payload."""
     if robot.floating_base:
         return "torso_link"
-    return {"so101": "gripper_link"}.get(robot.name, "panda_hand")
+    if robot.gripper is None:
+        return "gripper_link"
+    return robot.base_body.replace("_link0", "_hand")  # panda_hand, fr3_hand
 
 
 def size_of_arm(robot: RobotSpec) -> float:
@@ -198,7 +201,7 @@ def _hidden(robot: RobotSpec, seed: int) -> Gap:
         strength={j: float(rng.uniform(low, high)) for j in robot.joint_names},
         friction_nm={j: float(scale * rng.uniform(0.2, 1.0)) for j in robot.joint_names},
         damping_nm_s_rad={j: float(scale * rng.uniform(0.1, 0.5)) for j in robot.joint_names},
-        payload_kg={_end_body(robot): size * float(rng.uniform(0.5, 2.0))},
+        payload_kg={end_body(robot): size * float(rng.uniform(0.5, 2.0))},
         delay_s=float(rng.uniform(0.002, 0.015)),
     )
 
@@ -227,7 +230,7 @@ def make_gap(robot: RobotSpec, name: str) -> Gap:
     size = 1.0 if robot.floating_base else size_of_arm(robot)
     gaps = {
         "none": Gap(),
-        "payload": Gap(name="payload", payload_kg={_end_body(robot): 2.0 * size}),
+        "payload": Gap(name="payload", payload_kg={end_body(robot): 2.0 * size}),
         "sticky": Gap(
             name="sticky",
             friction_nm={"*": 0.6 if robot.floating_base else 2.0 * size},
@@ -261,12 +264,12 @@ def make_gap(robot: RobotSpec, name: str) -> Gap:
     else:
         gaps["worn"] = Gap(
             name="worn",
-            strength={"panda_joint2": 0.8, "panda_joint4": 0.9},
+            strength={"*_joint2": 0.8, "*_joint4": 0.9},
             kd={"*": 0.8},
             torque_limit={"*": 0.6},
             friction_nm={"*": 1.0},
             spring_nm_rad={"*": 8.0},
-            offset_rad={"panda_joint4": 0.01},
+            offset_rad={"*_joint4": 0.01},
         )
         gaps["arm_weak"] = Gap(name="arm_weak", strength={"*": 0.7})
     if name not in gaps:

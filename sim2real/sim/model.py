@@ -15,6 +15,7 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.robot_data import robot_data_dir as robot_data_dir  # others import it from here
+from sim2real.robot_data import robot_urdf
 from sim2real.sim.gaps import Gap
 
 # A finger weighs 15 g; without the inertia of its motor and gear the stiff loop would be unstable
@@ -43,13 +44,10 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
         InputError: robot model not installed, or the gap names a body that the robot has not.
     """
     gap = gap or Gap()
-    path = robot_data_dir() / robot.urdf
     compiler = (
         '<mujoco><compiler strippath="false" discardvisual="true" fusestatic="false"/></mujoco>'
     )
-    share = robot_data_dir().parents[1]
-    xml = path.read_text().replace("package://", f"{share}/")
-    head, tag, tail = xml.partition("<robot")
+    head, tag, tail = robot_urdf(robot).partition("<robot")
     attributes, close, rest = tail.partition(">")
     spec = mujoco.MjSpec.from_string(f"{head}{tag}{attributes}{close}{compiler}{rest}")
     spec.option.timestep = robot.physics_dt_s

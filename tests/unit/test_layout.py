@@ -213,6 +213,8 @@ GUARD, POLICY = "realign_policy.guard_node", "realign_policy.policy_node"
 RECORDER = "realign_recorder.recorder_node"
 MUJOCO = "realign_mujoco_driver.driver_node"
 UNITREE = "realign_unitree_driver.driver_node"
+FRANKA = "realign_franka_driver.driver_node"
+TRAJECTORY = "realign_franka_driver.trajectory_node"
 SERIAL, BUTTON = "realign_serial_driver.driver_node", "realign_serial_driver.estop_node"
 WHOLE = frozenset({GUARD, POLICY, RECORDER})
 
@@ -238,6 +240,7 @@ class LaunchCase:
 
 SIMULATED = {"robot": "g1", "driver": "mujoco"}
 AT_ETH0 = {"driver": "unitree", "network": "eth0"}
+AT_BOX = {"driver": "franka", "network": "172.16.0.2"}
 ON_A_PORT = {"driver": "serial", "port": "/dev/ttyACM0", "robot": "so101"}
 BOTH = {"policy": "CHECKPOINT", "record": "BAG"}
 LAUNCH_CASES = {
@@ -267,6 +270,21 @@ LAUNCH_CASES = {
         nodes=WHOLE | {UNITREE},
         run={"robot": "go2", **AT_ETH0},
         given={"network": "eth0", **BOTH},
+    ),
+    "franka.launch.py": LaunchCase(
+        nodes=WHOLE | {FRANKA},
+        run={"robot": "fr3", **AT_BOX},
+        given={"robot": "fr3", "network": "172.16.0.2", **BOTH},
+    ),
+    "fr3.launch.py": LaunchCase(
+        nodes=WHOLE | {FRANKA},
+        run={"robot": "fr3", **AT_BOX},
+        given={"network": "172.16.0.2", **BOTH},
+    ),
+    "panda.launch.py": LaunchCase(
+        nodes=WHOLE | {TRAJECTORY},
+        run={"robot": "panda", "driver": "mujoco"},
+        given={"controller": "/jtc", **BOTH},
     ),
     "serial.launch.py": LaunchCase(
         nodes=WHOLE | {SERIAL},
@@ -384,6 +402,23 @@ def test_so101_launch_is_emulated_without_a_port_and_ends_with_its_button(checkp
     (button,) = [node for node in nodes if node.kwargs["executable"] == "estop_node"]
     assert parameters[BUTTON]["port"] == "/dev/ttyUSB0"
     assert type(button.kwargs["on_exit"]).__name__ == "Shutdown"
+
+
+@pytest.mark.usefixtures("fake_launch")
+def test_franka_launch_is_real_emulated_or_left_to_ros2_control(checkpoint):
+    entities, nodes = evaluate("fr3.launch.py", policy=checkpoint, network="172.16.0.2")
+    assert parameters_of(nodes)[FRANKA]["network"] == "172.16.0.2"
+    assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    entities, nodes = evaluate("panda.launch.py", policy=checkpoint)
+    (emulator,) = [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+    words, driver = emulator.kwargs["cmd"], parameters_of(nodes)[FRANKA]
+    assert words[words.index("--address") + 1] == driver["network"]
+    assert words[words.index("--robot") + 1] == driver["robot"] == "panda"
+    _, nodes = evaluate("panda.launch.py", policy=checkpoint, controller="/jtc", prefix="left_")
+    assert FRANKA not in parameters_of(nodes)
+    assert parameters_of(nodes)[TRAJECTORY]["prefix"] == "left_"
+    (ours,) = {dict(n.kwargs["remappings"])["joint_states"] for n in nodes}
+    assert ours != parameters_of(nodes)[TRAJECTORY]["robot_states"]
 
 
 @pytest.mark.usefixtures("fake_launch")

@@ -9,6 +9,7 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
+from sim2real.robot_data import robot_urdf
 from sim2real.sim import model
 from sim2real.sim.gaps import Gap
 
@@ -55,9 +56,7 @@ def describe(robot: RobotSpec, gap: Gap | None = None) -> dict[str, Any]:
 
 def _read_urdf(robot: RobotSpec) -> ElementTree.Element:
     """The robot's URDF with absolute mesh paths, without what no worker needs."""
-    folder = model.robot_data_dir()
-    text = (folder / robot.urdf).read_text(encoding="utf-8")
-    urdf = ElementTree.fromstring(text.replace("package://", f"{folder.parents[1]}/"))
+    urdf = ElementTree.fromstring(robot_urdf(robot))
     for link in urdf.findall("link"):
         drop = ["visual"] if robot.floating_base else ["visual", "collision"]
         for tag in drop:  # an arm in free space collides with nothing

@@ -1,0 +1,12 @@
+"""A Franka FR3 under a policy, real or emulated: franka.launch.py says how.
+
+ros2 launch realign_bringup fr3.launch.py policy:=CHECKPOINT network:=172.16.0.2 record:=BAG
+"""
+
+from launch import LaunchDescription
+from realign_bringup.parts import include
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The launch file of all Franka arms, for this one."""
+    return LaunchDescription([include(__file__, "franka.launch.py", robot="fr3")])

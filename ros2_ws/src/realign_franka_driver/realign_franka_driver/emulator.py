@@ -1,0 +1,168 @@
+"""The robot's side of the Franka Control Interface, around the virtual robot.
+
+States at 1 kHz, motion commands, supervision, errors and their recovery, a model, the hand:
+
+    python -m realign_franka_driver.emulator --robot panda --address 127.0.0.1
+
+It serves any client of libfranka 0.21, ours or another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.checkpoint import load_policy
+from policies.errors import InputError
+from policies.robots import get_robot
+from policies.runtime.scheduling import prefer_realtime
+from realign_franka_driver import layout
+from realign_franka_driver.arm import Arm
+from realign_franka_driver.control_box import ControlBox
+from realign_franka_driver.faults import BoxFault, parse_faults
+from realign_franka_driver.gripper import Gripper
+from realign_franka_driver.robot_model import robot_model
+from realign_franka_driver.server import GripperServer, RobotServer
+
+LOOPBACK = "127.0.0.1"
+PERIOD_NS = 1_000_000
+_GRIPPER_TICKS = 20
+_LOST_PERIODS = 2
+_TRACE = np.dtype([("t_ns", "<i8"), ("mode", "u1"), ("answered", "?"), ("speed_rad_s", "<f4")])
+
+
+class Emulator:
+    """A control box and a hand, stepped on an absolute grid.
+
+    Args:
+        box: the control box.
+        address: own address to serve.
+        faults: what goes wrong; a ``version`` among them is the one that it claims.
+        keep_trace: remember what each period brought.
+    """
+
+    def __init__(
+        self,
+        box: ControlBox,
+        *,
+        address: str = LOOPBACK,
+        faults: tuple[BoxFault, ...] = (),
+        keep_trace: bool = False,
+    ) -> None:
+        self.box = box
+        versions = [int(f.value) for f in faults if f.kind == "version"]
+        version = versions[0] if versions else layout.ROBOT_VERSION
+        self.robot = RobotServer(box, robot_model(box.arm.robot), address, version)
+        self.gripper = GripperServer(Gripper(box.arm), address)
+        self.trace: list[tuple[int, int, bool, float]] | None = [] if keep_trace else None
+        self.physics_s = self.lost_s = 0.0
+        self.max_speed_rad_s = 0.0
+        self.running = True
+
+    def stop(self, *_: Any) -> None:
+        """End the loop; also a signal handler."""
+        self.running = False
+
+    def run(self) -> None:
+        """Step until told to stop."""
+        deadline = time.monotonic_ns()
+        while self.running:
+            self.period()
+            # A robot has no backlog to work off: time that the host did not give is lost to it.
+            now = time.monotonic_ns()
+            if now - deadline > _LOST_PERIODS * PERIOD_NS:
+                self.lost_s += (now - deadline) / 1e9
+                deadline = now
+            deadline += PERIOD_NS
+            delay = deadline - time.monotonic_ns()
+            if delay > 0:
+                time.sleep(delay / 1e9)
+        self.robot.link.close()
+        self.gripper.link.close()
+
+    def period(self) -> None:
+        """One period: what was asked, what was commanded, physics, the new state."""
+        box = self.box
+        command = self.robot.command(box.ticks)
+        self.robot.serve()
+        start = time.perf_counter()
+        box.tick(command)
+        self.physics_s += time.perf_counter() - start
+        self.gripper.gripper.tick()
+        if box.ticks % _GRIPPER_TICKS == 0 or self.gripper.gripper.ended is not None:
+            self.gripper.serve()
+        self.robot.publish()
+        if self.trace is not None:
+            speed = float(np.abs(box.arm.qvel_rad_s).max())
+            answered = box.moving and box.was_answered
+            self.trace.append((time.monotonic_ns(), int(box.mode), answered, speed))
+
+    def summary(self) -> dict[str, Any]:
+        """What the robot saw."""
+        box = self.box
+        return {
+            "ticks": box.ticks,
+            "moved_s": box.moving_ticks * layout.PERIOD_S,
+            "moving_ticks": box.moving_ticks,
+            "answered": box.answered,
+            "reflexes": box.reflexes,
+            "malformed": self.robot.malformed,
+            "mujoco_s": self.physics_s,
+            "lost_s": self.lost_s,
+        }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="emulator", description=__doc__)
+    add = parser.add_argument
+    add("--robot", required=True, help="panda or fr3")
+    add("--address", default=LOOPBACK, help="own address to serve")
+    add("--policy", type=Path, default=None, help="checkpoint whose start pose to take")
+    add("--gap", default="none", help="dynamics gap")
+    add("--seed", type=int, default=0, help="seed of the start pose")
+    add("--faults", default="", help="e.g. reflex@2,silence@3:0.1,loss:0.05")
+    add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
+    add("--summary", type=Path, default=None, help="JSON file to write at the end")
+    add("--trace", type=Path, default=None, help="npz file with what each period brought")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Play the robot until SIGINT or SIGTERM."""
+    given = _arguments()
+    try:
+        robot = get_robot(given.robot)
+        spec = load_policy(given.policy, robot).spec if given.policy else None
+        faults = parse_faults(given.faults)
+        arm = Arm(
+            robot,
+            gap=given.gap,
+            seed=given.seed,
+            start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
+        )
+        box = ControlBox(arm, faults=faults, seed=given.seed)
+        keep = given.trace is not None
+        emulator = Emulator(box, address=given.address, faults=faults, keep_trace=keep)
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    signal.signal(signal.SIGINT, emulator.stop)
+    signal.signal(signal.SIGTERM, emulator.stop)
+    prefer_realtime(given.realtime_priority)
+    emulator.run()
+    if given.summary is not None:
+        given.summary.write_text(json.dumps(emulator.summary()))
+    if given.trace is not None:
+        rows = np.array(emulator.trace, dtype=_TRACE)
+        np.savez(given.trace, **{name: rows[name] for name in rows.dtype.names or ()})
+
+
+if __name__ == "__main__":
+    main()
