@@ -59,7 +59,8 @@ class Arm:
         self._motors = self.stepper.layout.ctrl
         self._bias = self.stepper.model.actuator_biasprm  # a view: attributes of models are slow
         self._limp = np.zeros(robot.n)
-        self._told: Float | None = None  # speed for which the motors are set, None under torques
+        self._told: Float | None = None  # speed for which the impedance is set, if it is
+        self._is_limp = False
         self.set_impedance(robot.kp_nm_rad, robot.kd_nm_s_rad)
 
     def set_impedance(self, kp_nm_rad: Float, kd_nm_s_rad: Float) -> None:
@@ -98,13 +99,13 @@ class Arm:
         """Run one cycle of the internal joint impedance around a moving set-point, (7,) each."""
         if self._told is None or not np.array_equal(self._told, qvel_rad_s):
             self.stepper.set_motors(self._kp, self._kd, self._kd * qvel_rad_s)
-            self._told = qvel_rad_s
+            self._told, self._is_limp = qvel_rad_s, False
         self.sim.step(qpos_rad)
 
     def push(self, torque_nm: Float) -> None:
         """Run one cycle under joint torques, (7,), Nm; gravity is compensated besides."""
-        if self._told is not None:
+        if not self._is_limp:
             self.stepper.set_motors(self._limp, self._limp, self._limp)
-            self._told = None
+            self._told, self._is_limp = None, True
         self._bias[self._motors, 0] = self._strength * torque_nm
         self.sim.step(self._limp)  # without gains the set-point means nothing

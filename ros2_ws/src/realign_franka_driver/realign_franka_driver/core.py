@@ -220,7 +220,8 @@ class DriverCore:
             self.reference_rad_s = np.sign(self.reference_rad_s) * slower
             self.reference_rad = self.reference_rad + PERIOD_S * self.reference_rad_s
             return
-        share = min((now_ns - self._start_ns) / NS / self._duration_s, 1.0)
+        # This period counts too, so that a command is reached when the next one comes.
+        share = min(((now_ns - self._start_ns) / NS + PERIOD_S) / self._duration_s, 1.0)
         place = self._start + share * (self._target - self._start)
         speed = (self._target - self._start) / self._duration_s if share < 1.0 else 0.0
         self.reference_rad = place
