@@ -56,6 +56,11 @@ class GripperNode(Node):
                 throttle_duration_sec=1.0,
             )
             return
+        if self._state is None or not self._state.activated:  # nor may it wait until then
+            self.get_logger().error(
+                "expected an activated gripper: call ~/activate first", throttle_duration_sec=1.0
+            )
+            return
         self._wanted_m = msg.data
 
     def _activate(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -77,7 +82,7 @@ class GripperNode(Node):
 
     def _cycle(self) -> None:
         try:
-            if self._wanted_m is not None and self._state is not None and self._state.activated:
+            if self._wanted_m is not None:
                 width, self._wanted_m = self._wanted_m, None
                 self.gripper.move(width, speed_m_s=self.speed_m_s, force_n=self.force_n)
             self._state = state = self.gripper.read()
