@@ -10,8 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from policies.errors import FaultError, InputError
+from policies.interface import Policy
 from policies.runtime.failure import Failure, PolicyFailureError
 
 REMOTE = ("ws://", "wss://")
@@ -22,6 +24,8 @@ def serve_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     token_file: Path | None = None,
+    backend: Literal["lerobot"] | None = None,
+    python: str | None = None,
 ) -> None:
     """Answer for a policy over a websocket, in a process or on a machine of its own.
 
@@ -33,15 +37,18 @@ def serve_command(
         host: address to listen on; others than the loopback need a token.
         port: TCP port; 0 for any that is free.
         token_file: file with the token that a client must know, at least 16 characters.
+        backend: what evaluates it; default as the checkpoint says. lerobot is for a checkpoint made
+            by realign policy import lerobot.
+        python: interpreter that has the backend's packages; default for lerobot is
+            REALIGN_LEROBOT_PYTHON.
     """
-    from policies.checkpoint import load_policy
     from policies.diffusion.chunk_policy import ChunkPolicy
-    from policies.robots import get_robot
+    from policies.runtime.planning import Connected
     from policies.serving.protocol import Served
     from policies.serving.server import PolicyServer, ServeConfig, read_token
 
     config = ServeConfig(host=host, port=port, token=read_token(token_file))
-    loaded = load_policy(policy, get_robot(robot_of(policy)))
+    loaded = _load(policy, backend, python)
     if not isinstance(loaded, ChunkPolicy):
         raise InputError(
             f"{policy}: expected a policy that plans chunks of actions, got one that answers each "
@@ -59,7 +66,31 @@ def serve_command(
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    server.serve_forever()
+    try:
+        server.serve_forever()
+    finally:
+        if isinstance(model, Connected):
+            model.close()
+
+
+def _load(policy: Path, backend: str | None, python: str | None) -> Policy:
+    """The policy, to be evaluated where the options say."""
+    from policies.checkpoint import inspect, load_policy
+    from policies.robots import get_robot
+    from policies.vla.lerobot.checkpoint import load_lerobot_policy
+    from policies.vla.lerobot.config import KIND
+    from policies.vla.lerobot.model import RunConfig
+
+    robot = get_robot(robot_of(policy))
+    kind = inspect(policy)["type"]
+    if kind == KIND:
+        return load_lerobot_policy(policy, robot, RunConfig(python=python))
+    if backend is not None or python is not None:
+        raise InputError(
+            f"--backend and --python: expected a checkpoint made by realign policy import lerobot, "
+            f"got {policy} of type {kind!r}, which runs in this interpreter; leave them out"
+        )
+    return load_policy(policy, robot)
 
 
 def robot_of(policy: Path) -> str:

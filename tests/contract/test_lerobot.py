@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from policies.vla.lerobot.checkpoint import import_lerobot, load_lerobot_model
 from policies.vla.lerobot.mapping import to_lerobot, to_si
 from policies.vla.lerobot.model import RunConfig
 from policies.vla.lerobot.process import PYTHON_VARIABLE
+from sim2real.serve_cli import local_policy
 
 REFERENCE = Path(__file__).parent / "lerobot_reference.py"
 KINDS = ("act", "diffusion", "vqbet", "smolvla")
@@ -143,6 +145,28 @@ def test_the_engine_of_the_graph_does_too(case):
     assert engine.failure is None
     got = to_lerobot(np.array([c.positions_rad[0] for c in chunks]), policy.model.config.action)
     np.testing.assert_allclose(got, wanted, rtol=0.0, atol=TOLERANCE)
+
+
+def test_served_to_another_machine_it_answers_the_same(case):
+    path, state, images, _ = case
+    words = [sys.executable, "-m", "sim2real.cli", "serve", "--policy", str(path), "--port", "0"]
+    words += ["--backend", "lerobot", "--python", os.environ[PYTHON_VARIABLE]]
+    local, server = load_policy(path, SO101), subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        url = server.stdout.readline().decode().split()[-1]
+        with local_policy(url, token_file=None, reply_s=60.0) as folder:
+            remote = load_policy(folder, SO101)
+            chunks = []
+            for policy in (local, remote):
+                policy.reset(SEED)
+                seen = observations(local.model, state, images)
+                chunks.append([policy.act(next(seen)).positions_rad for _ in range(9)])
+                policy.model.close()
+    finally:
+        server.terminate()
+        assert server.wait(LIMIT_S) == 0
+    for here, there in zip(*chunks, strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 def test_damaged_weights_are_refused(case):

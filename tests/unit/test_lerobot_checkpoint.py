@@ -6,17 +6,22 @@ LeRobot itself is played by a worker of a few lines; the real one is in tests/co
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import socket
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import policies
 from policies import cli
 from policies.checkpoint import inspect, load_policy
 from policies.diffusion.interface import Prefix, Window
@@ -24,12 +29,16 @@ from policies.errors import InputError
 from policies.interface import Observation
 from policies.robots import PANDA, SO101
 from policies.runtime.failure import Failure, PolicyFailureError
+from policies.serving.client import RemoteConfig, RemoteModel
+from policies.serving.protocol import Served
+from policies.serving.server import PolicyServer, ServeConfig
 from policies.vla.lerobot import process
 from policies.vla.lerobot.checkpoint import import_lerobot, load_lerobot_model, read_lerobot
 from policies.vla.lerobot.folder import read_folder
-from policies.vla.lerobot.model import RunConfig
+from policies.vla.lerobot.model import LeRobotPolicy, RunConfig
 from policies.vla.lerobot.process import Limits
 from policies.vla.lerobot.workers.wire import BrokenMessageError, Channel
+from sim2real import cli as realign
 
 DOUBLE = '''
 import json, os, sys, time
@@ -56,7 +65,7 @@ class Double:
         if header["op"] == "reset":
             self.sign = -1.0 if header["seed"] % 2 else 1.0
             return {}, {}
-        order = header["task"]
+        order = header["tasks"][0]
         if order == "sleep":
             time.sleep(60.0)
         if order == "die":
@@ -72,6 +81,8 @@ class Double:
         for name, image in arrays.items():
             if name != "state":
                 actions = actions + image[:, -1].max(axis=(1, 2, 3))[:, None, None]
+        if order == "other":
+            actions = actions + 10.0
         if order == "nan":
             actions = actions * np.nan
         return {"seconds": 0.0}, {"actions": actions[:, :-1] if order == "short" else actions}
@@ -225,6 +236,24 @@ def test_a_window_that_does_not_fit_is_named(start):
     assert model.sample(window()).shape == (1, 5, 2), "a refused window costs nothing"
 
 
+def test_an_instruction_of_the_observation_comes_first(start):
+    model = start(mapping={**MAP, "instruction": "one"})
+    policy = LeRobotPolicy(model, SO101, "")
+    policy.reset(0)
+    seen = Observation(
+        stamp_ns=0,
+        qpos_rad=SO101.default_rad,
+        qvel_rad_s=np.zeros(6),
+        images={"cam": np.zeros((8, 12, 3), np.uint8)},
+    )
+    one = policy.act(seen).positions_rad[0, 0]
+    later = dataclasses.replace(seen, stamp_ns=60_000_000, instruction="other")
+    assert policy.act(later).positions_rad[0, 0] == pytest.approx(one + 10.0 * DEGREE, abs=1e-6)
+    told = dataclasses.replace(window(), instructions=("a", "b"))
+    with pytest.raises(InputError, match="an instruction for each of 1 runs, got 2"):
+        model.sample(told)
+
+
 # ---- failing -----------------------------------------------------------------------------------
 
 
@@ -260,6 +289,30 @@ def test_a_dead_worker_starts_again_at_a_reset(start):
     model.reset(0)
     assert model.pid != old
     assert model.sample(window()).shape == (1, 5, 2)
+
+
+def test_closing_wakes_who_waits_for_an_answer(start):
+    model = start(limits=Limits(call_s=60.0))
+    model.reset(0)
+    model.instruction = "sleep"
+    errors = []
+
+    def ask():
+        try:
+            model.sample(window())
+        except PolicyFailureError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.5)  # the worker is asleep by now, and ends only if it is killed
+    pid = model.pid
+    model.close()
+    thread.join(20.0)
+    assert not thread.is_alive()
+    assert [error.kind for error in errors] == [Failure.SERVER_LOST]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize(
@@ -473,3 +526,35 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     with pytest.raises(InputError, match="expected other weights"):
         cli.policy_import_lerobot(source, **arguments, python=sys.executable, overwrite=True)
     assert (tmp_path / "ours/config.json").read_bytes() == before, "the old one is kept"
+
+
+# ---- serving ------------------------------------------------------------------------------------
+
+
+def test_a_served_checkpoint_answers_as_here(start):
+    model = start()
+    served = Served(spec=model.spec, robot=model.robot, sha256="0" * 64)
+    server = PolicyServer(model, served, ServeConfig(port=0))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        remote = RemoteModel(served, RemoteConfig(url=f"ws://127.0.0.1:{server.port}"))
+        remote.reset(1)
+        there = remote.sample(window(1, (0.25, -0.5), 3))
+        remote.close()
+    finally:
+        server.close()
+        thread.join()
+    model.reset(1)
+    np.testing.assert_array_equal(there, model.sample(window(1, (0.25, -0.5), 3)))
+
+
+def test_serve_takes_an_interpreter_for_lerobot_only(tmp_path, capsys):
+    checkpoint = str(Path(policies.__file__).parent / "checkpoints/panda_reach")
+    assert realign.main(["serve", "--policy", checkpoint, "--backend", "lerobot"]) == 2
+    assert realign.main(["serve", "--policy", checkpoint, "--python", sys.executable]) == 2
+    assert "expected a checkpoint made by realign policy import lerobot" in capsys.readouterr().err
+    ours = str(imported(tmp_path))
+    command = ["serve", "--policy", ours, "--backend", "lerobot", "--port", "0"]
+    assert realign.main([*command, "--python", "/no/such/python"]) == 3
+    assert "expected a Python interpreter that has lerobot" in capsys.readouterr().err

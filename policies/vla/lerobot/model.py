@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import RobotBinding
-from policies.diffusion.interface import ChunkSpec, Prefix, Window
+from policies.diffusion.interface import ChunkSpec, Prefix, Window, blank_window
 from policies.diffusion.model import check_window
 from policies.errors import InputError
-from policies.interface import Float
+from policies.interface import Float, Observation, RobotSpec
 from policies.runtime.failure import Failure, PolicyFailureError
 from policies.vla.lerobot.config import LeRobotConfig
 from policies.vla.lerobot.mapping import to_lerobot, to_si
@@ -52,7 +53,8 @@ class LeRobotModel:
         run: where and how it is evaluated.
 
     Attributes:
-        instruction: what the robot is told to do; a policy without language ignores it.
+        instruction: what the robot is told to do where a window does not say it; a policy without
+            language ignores both.
         started: what the worker said of itself and of the checkpoint, empty before it has started.
     """
 
@@ -112,6 +114,11 @@ class LeRobotModel:
                 f"{self.spec_error}: expected windows of {self._batch} runs, as said at reset, got "
                 f"{len(window.state)}; reset with another batch"
             )
+        if window.instructions and len(window.instructions) != self._batch:
+            raise InputError(
+                f"{self.spec_error}: expected an instruction for each of {self._batch} runs, got "
+                f"{len(window.instructions)}; give one each, or none"
+            )
         if self._worker is None:
             self.reset(0, self._batch)
         assert self._worker is not None
@@ -130,8 +137,8 @@ class LeRobotModel:
         arrays: Arrays = {"state": state.astype(np.float32)}
         for camera, feature in self._features.items():
             arrays[feature] = window.images[camera]
-        header = {"op": "sample", "task": self.instruction}
-        _, out = worker.ask(header, arrays, limit_s=limit_s)
+        told = window.instructions or (self.instruction or "",) * len(window.state)
+        _, out = worker.ask({"op": "sample", "tasks": told}, arrays, limit_s=limit_s)
         actions = out.get("actions")
         shape = (len(window.state), self.spec.prediction_horizon, len(self.spec.action_names))
         if actions is None or actions.shape != shape or not np.isfinite(actions).all():
@@ -158,7 +165,7 @@ class LeRobotModel:
         try:
             loaded = self._load(worker)
             self.started = {**worker.hello, **loaded}
-            self._ask(worker, self._trial(), limits.load_s)
+            self._ask(worker, blank_window(self.spec), limits.load_s)  # the slow one
         except BaseException:
             worker.close()
             raise
@@ -189,15 +196,31 @@ class LeRobotModel:
                 )
         return loaded
 
-    def _trial(self) -> Window:
-        """A window of LeRobot's zeros and black images: the first answer is the slow one."""
-        spec = self.spec
-        state = np.array([entry.offset for entry in self.config.inputs])
-        shape = (1, spec.observation_horizon)
-        return Window(
-            state=np.broadcast_to(state, (*shape, len(state))).copy(),
-            images={
-                camera.name: np.zeros((*shape, camera.height, camera.width, 3), dtype=np.uint8)
-                for camera in spec.cameras
-            },
-        )
+
+class LeRobotPolicy(ChunkPolicy):
+    """Implements :class:`policies.interface.Policy`; an observation may carry an instruction.
+
+    Without one, the instruction with which the checkpoint was imported counts. Another one takes
+    effect with the next chunk.
+
+    Args:
+        model: the model.
+        robot: the robot that it shall run on.
+        sha256: hash over the checkpoint's files.
+
+    Raises:
+        InputError: the model is not for this robot.
+    """
+
+    def __init__(self, model: LeRobotModel, robot: RobotSpec, sha256: str) -> None:
+        super().__init__(model, robot, sha256)
+        self._told: tuple[str, ...] = ()
+
+    def observe(self, observation: Observation, command: Float, speed: Float) -> None:
+        """See :class:`policies.diffusion.chunk_policy.ChunkPolicy`."""
+        super().observe(observation, command, speed)
+        self._told = () if observation.instruction is None else (observation.instruction,)
+
+    def window(self) -> Window:
+        """The last observations and what is to be done, as a copy."""
+        return replace(super().window(), instructions=self._told)

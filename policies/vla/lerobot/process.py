@@ -19,7 +19,7 @@ from policies.vla.lerobot.workers.wire import PROTOCOL, Arrays, BrokenMessageErr
 FOLDER = Path(__file__).parent
 PYTHON_VARIABLE = "REALIGN_LEROBOT_PYTHON"
 _ROS_WHEELS = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
-_END_S = 5.0
+_END_S = 1.0
 _LAST_WORDS = 300
 
 
@@ -160,9 +160,9 @@ class Worker:
         return answer, out
 
     def _receive(self, limit_s: float) -> tuple[dict[str, Any], Arrays]:
-        assert self._channel is not None
+        channel = self._channel
         try:
-            message = self._channel.receive(limit_s)
+            message = None if channel is None else channel.receive(limit_s)
         except TimeoutError:
             self._kill()
             how = f"gave no answer within {limit_s:g} s and was stopped"
@@ -183,6 +183,8 @@ class Worker:
 
     def _death(self, kind: Failure, how: str, *, words: bool = True) -> PolicyFailureError:
         """Close the worker and say how it ended, with its last words."""
+        if self._channel is None:  # somebody else has closed it
+            return PolicyFailureError(kind, f"the {self.engine} worker in {self.python} was closed")
         code = None
         if self._process is not None and words:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -206,8 +208,10 @@ class Worker:
         """End the worker; closing again does nothing."""
         if self._channel is None:
             return
-        self._channel.connection.close()
-        self._channel = None
+        channel, self._channel = self._channel, None
+        with contextlib.suppress(OSError):  # wakes a thread that waits for an answer
+            channel.connection.shutdown(socket.SHUT_RDWR)
+        channel.connection.close()
         if self._process is not None:
             try:
                 self._process.wait(_END_S)

@@ -86,7 +86,7 @@ class LeRobotPolicy:
             return {}, {}
         start = time.perf_counter()
         with torch.no_grad():
-            actions = self._sample(arrays, header["task"])
+            actions = self._sample(arrays, header["tasks"])
         return {"seconds": time.perf_counter() - start}, {"actions": actions}
 
     def _load(self, header: dict[str, Any]) -> dict[str, Any]:
@@ -151,17 +151,17 @@ class LeRobotPolicy:
         if config.type == "smolvla":
             config.vlm_model_name, config.load_vlm_weights = vlm, False
 
-    def _sample(self, arrays: Arrays, task: str | None) -> Any:
+    def _sample(self, arrays: Arrays, tasks: list[str]) -> Any:
         """Chunks for B windows.
 
         Args:
             arrays: ``state`` (B, To, D) float32, and per camera (B, To, H, W, 3) uint8.
-            task: instruction, or None.
+            tasks: what each of the runs is told to do, B texts.
 
         Returns:
             Actions (B, T, A) float32, raw units of the checkpoint.
         """
-        frames = [self._frame(arrays, task, t) for t in range(arrays["state"].shape[1])]
+        frames = [self._frame(arrays, tasks, t) for t in range(arrays["state"].shape[1])]
         policy = self._policy
         if policy.config.type in ("act", "smolvla"):  # they see the newest observation only
             policy.reset()
@@ -181,10 +181,10 @@ class LeRobotPolicy:
         first = policy.select_action(self._before(frames[-1]))
         return torch.stack([first, *policy._queues[_ACTION]], dim=1)
 
-    def _frame(self, arrays: Arrays, task: str | None, t: int) -> dict[str, Any]:
+    def _frame(self, arrays: Arrays, tasks: list[str], t: int) -> dict[str, Any]:
         """One observation of each run, as LeRobot's own loop gives it to the processors."""
         rows = torch.from_numpy(np.ascontiguousarray(arrays["state"][:, t])).to(self._device)
-        frame: dict[str, Any] = {"task": [task or ""] * len(rows)}
+        frame: dict[str, Any] = {"task": tasks}
         if self._state:
             frame[_STATE] = rows[:, : self._state]
         if self._state < rows.shape[1]:
