@@ -88,9 +88,14 @@ class Graph:
                 process.popen.stdout.close()
 
     def dead(self) -> Process | None:
-        """The first process that ended by itself, if any (the driver may)."""
+        """The first process that ended by itself, if any.
+
+        The driver may. A robot does not stop for its recorder either, unless that had nowhere to
+        write from the beginning (exit code 2).
+        """
         for process in self.processes:
-            if process.name != "driver" and process.popen.poll() is not None:
+            code, name = process.popen.poll(), process.name
+            if code is not None and name != "driver" and (name != "recorder" or code == 2):
                 return process
         return None
 

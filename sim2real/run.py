@@ -60,7 +60,9 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
             _start_nodes(graph, config, spec)
             watch(graph, progress=progress, description=description)
         summaries = _read_summaries(graph)
-    return _result(config, spec, summaries)
+        recorders = [p for p in graph.processes if p.name == "recorder"]
+        lost = [last_words(p) for p in recorders if p.popen.returncode != 0]
+    return _result(config, spec, summaries) | {"recorder_fault": lost[0] if lost else None}
 
 
 def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
@@ -293,6 +295,11 @@ def run_command(
     if json is not None:
         write_json(json, result)
     print(summary_line(result))
+    if result["recorder_fault"]:
+        raise FaultError(
+            f"the run went on, but its recorder did not ({result['recorder_fault']}); rescue what "
+            f"was recorded with `realign bag salvage {record} OUT`"
+        )
     if result["stopped_by"]:
         failure = result["policy_failure"]
         cause = (

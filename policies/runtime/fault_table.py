@@ -202,8 +202,8 @@ FAULT_TABLE = (
     FaultRow(
         name="rate_mismatch",
         fault="recorded slow, stamped fast: stamps pass at another pace than time",
-        detection="pace of stamps against the steady clock, over 1 s, 5 %",
-        reaction="warning; arming refused",
+        detection="pace of stamps against the steady clock, over 1 s",
+        reaction="5 %: warning; 25 %: arming refused",
         reasons=(Reason.RATE_MISMATCH,),
         in_graph=True,
     ),

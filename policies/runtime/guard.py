@@ -86,7 +86,7 @@ class Guard:
             reason = Reason.OPERATOR_LOST
         if reason is None and self._charge < self.config.min_charge:
             reason = Reason.BATTERY_LOW
-        if reason is None and self.pace.bad:
+        if reason is None and abs(self.pace.error) > self.config.rate_refusal:
             reason = Reason.RATE_MISMATCH
         if reason is None:
             self._go(State.READY, Reason.OPERATOR, now_ns)

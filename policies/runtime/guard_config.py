@@ -24,7 +24,8 @@ class GuardConfig:
         chunk_max_age_s: largest age of the observation that a chunk answers, s.
         max_steps: longest chunk, steps.
         clock_jump_s: forward jump of stamps that counts as a clock jump, s.
-        rate_tolerance: share by which stamps may run faster or slower than the clock.
+        rate_tolerance: share by which stamps run faster or slower than the clock that is warned of.
+        rate_refusal: the same, beyond which the robot is not armed.
         ramp_s: time over which the command is blended in when the first target is far away, s.
         frozen_s: time of bit-equal joint states, while the command moves, that counts as frozen, s.
         gross_factor: a chunk that leaves the range by more than this many times its half width is
@@ -51,6 +52,7 @@ class GuardConfig:
     max_steps: int = 1024
     clock_jump_s: float = 0.5
     rate_tolerance: float = 0.05
+    rate_refusal: float = 0.25
     ramp_s: float = 1.5
     frozen_s: float = 0.2
     gross_factor: float = 3.0

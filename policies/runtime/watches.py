@@ -66,6 +66,9 @@ class RateWatch:
     Args:
         tolerance: relative difference that is too much.
         window_s: length of a comparison, s.
+
+    Attributes:
+        error: relative difference over the last whole window; 0 before.
     """
 
     def __init__(self, tolerance: float, window_s: float = 1.0) -> None:
@@ -73,12 +76,7 @@ class RateWatch:
         self._window_ns = round(window_s * _NS)
         self._first: tuple[int, int] | None = None
         self._newest_ns = -1
-        self.error: float | None = None
-
-    @property
-    def bad(self) -> bool:
-        """True if the last whole window was off by more than the tolerance."""
-        return self.error is not None and abs(self.error) > self._tolerance
+        self.error = 0.0
 
     def reset(self) -> None:
         """Start a new window (a clock jumped)."""
@@ -95,7 +93,7 @@ class RateWatch:
             return False
         self.error = (stamp_ns - self._first[0]) / elapsed - 1.0
         self._first = stamp_ns, now_ns
-        return self.bad
+        return abs(self.error) > self._tolerance
 
 
 class Streak:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from sim2real.bags import cdr
 from sim2real.bags.batch import NS, DamageError
 from sim2real.bags.columns import ColumnBuilder, Columns
 from sim2real.bags.files import BagFiles, find_files, unreadable
+from sim2real.bags.manifest import check_manifest, digest
 from sim2real.bags.mcap_stream import McapStream
 from sim2real.bags.scan import Scan, TopicInfo
 from sim2real.bags.writer import PROVENANCE_RECORD
@@ -134,7 +134,7 @@ def read_bag(path: Path, *, allow_damage: bool = False) -> Bag:
     sha256: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=1) as pool:
         for file in files.paths:
-            digest = pool.submit(_sha256, file)  # hashing holds no interpreter lock
+            hashed = pool.submit(digest, file)  # hashing holds no interpreter lock
             source = files.open(file)
             try:
                 for batch in source.batches():
@@ -151,7 +151,11 @@ def read_bag(path: Path, *, allow_damage: bool = False) -> Bag:
                 provenance |= source.metadata.get(PROVENANCE_RECORD, {})
                 if source.unchecked_chunks:
                     notes.append(f"{file.name} has no checksums: changed bytes cannot be noticed")
-            sha256[file.name] = digest.result()
+            sha256[file.name] = hashed.result()
+    changed = check_manifest(path, sha256)
+    if changed and not (damage or allow_damage):
+        raise _damaged(path, changed[0])
+    damage += changed
     if files.expected_count not in (None, scan.count) and not damage:
         notes.append(f"metadata.yaml counts {files.expected_count} messages, got {scan.count}")
     if provenance.get("truncated") == "true":
@@ -177,12 +181,3 @@ def _damaged(path: Path, what: str) -> InputError:
         f"expected a whole bag, but {path} is damaged ({what}); "
         f"rescue what is left of it with `realign bag salvage {path} OUT`"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    block = bytearray(2**20)
-    with path.open("rb", buffering=0) as stream:
-        while size := stream.readinto(block):
-            digest.update(memoryview(block)[:size])
-    return digest.hexdigest()

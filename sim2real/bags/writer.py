@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from mcap.writer import CompressionType, Writer
 
 from policies.errors import InputError
 from sim2real.bags.definitions import definition, type_hash
+from sim2real.bags.manifest import write_manifest
 
 PROVENANCE_RECORD = "realign"
 _CHUNK_BYTES = 256 * 1024
@@ -19,7 +21,7 @@ _ROS_DISTRO = "kilted"
 
 
 class BagWriter:
-    """Writes ``NAME/NAME_0.mcap`` and, at the end, ``NAME/metadata.yaml``.
+    """Writes ``NAME/NAME_0.mcap`` and, at the end, ``NAME/metadata.yaml`` and a manifest.
 
     Chunks are small (256 kB) and reach the disk as soon as they are full, so that a killed recorder
     loses at most the last one. Every checksum of the format is written. Provenance is stored
@@ -159,6 +161,13 @@ class BagWriter:
         self._stream.close()
         text = yaml.safe_dump({"rosbag2_bagfile_information": self._metadata()}, sort_keys=False)
         (self.path / "metadata.yaml").write_text(text)
+        write_manifest(self.path, {name: self._counts[name] for name in self._channels})
+
+    def abandon(self) -> None:
+        """Give the file up as it is, without an index: whole chunks stay for a salvage."""
+        self._closed = True
+        with contextlib.suppress(OSError):  # what is still buffered will not fit either
+            self._stream.close()
 
     def _metadata(self) -> dict[str, Any]:
         start = self._first_ns or 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from policies.interface import ActionChunk, Observation, PolicySpec, RobotSpec
 from policies.runtime.fault_table import FAULT_TABLE
 
+HERE = Path(__file__).parent
 LIMITS = {row.name: row.limit_s for row in FAULT_TABLE}
 _MEASURED = pytest.StashKey[dict[str, dict[str, float]]]()
 
@@ -96,3 +101,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is not None:
         content = dict(sorted(session.config.stash[_MEASURED].items()))
         path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.fixture(scope="module")
+def open_live_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Any]]:
+    """Opens graphs that are closed when the tests of a module are done."""
+    rclpy = pytest.importorskip("rclpy")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    spec = importlib.util.spec_from_file_location("live_graph", HERE / "live_graph.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["live_graph"] = module
+    spec.loader.exec_module(module)
+    opened = []
+
+    def open_one() -> Any:
+        domain = int(os.environ["ROS_DOMAIN_ID"])
+        opened.append(module.LiveGraph(tmp_path_factory.mktemp("graph"), domain, context))
+        return opened[-1]
+
+    yield open_one
+    for graph in opened:
+        graph.close()
+    context.try_shutdown()

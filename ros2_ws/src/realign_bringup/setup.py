@@ -20,4 +20,5 @@ setup(
     zip_safe=False,
     description="Launch files and the Fast DDS profile of realign",
     license="Apache-2.0",
+    entry_points={"console_scripts": ["fault_relay = realign_bringup.fault_relay:main"]},
 )

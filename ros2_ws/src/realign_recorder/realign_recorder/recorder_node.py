@@ -1,8 +1,14 @@
-"""Recorder: topics to a rosbag2 MCAP bag as they are on the wire, never deserialised."""
+"""Recorder: topics to a rosbag2 MCAP bag as they are on the wire, never deserialised.
+
+It is a process of its own, so that a disk that fills up stops the recording and nothing else: the
+bag is closed while there is room for its index, or left with every whole chunk in it, the fault is
+logged, and the process ends with exit code 3 when it is told to stop.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import threading
@@ -27,6 +33,7 @@ from policies.runtime.handshake import announce_when_matched
 from sim2real.bags.writer import BagWriter
 
 DRAIN_S = 0.2
+FREE_CHECK_S = 1.0
 QOS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TOPICS: dict[str, tuple[Any, str, QoSProfile]] = {
@@ -50,6 +57,10 @@ class RecorderNode(Node):
         provenance = self.declare_parameter("provenance", "{}").value
         self.messages = 0
         topics = self.declare_parameter("topics", list(TOPICS)).value
+        self._min_free_mb: int = self.declare_parameter("min_free_mb", 100).value
+        self._folder = Path(out).absolute().parent
+        self.fault = ""
+        _require_space(self._folder, 2 * self._min_free_mb)
         self.writer = BagWriter(Path(out), provenance=json.loads(provenance))
         wanted = set(filter(None, self.declare_parameter("wait_for", "").value.split(",")))
         subscriptions = []
@@ -63,17 +74,61 @@ class RecorderNode(Node):
                 subscriptions.append(subscription)
         ready = self.create_publisher(Header, "ready", LATCHED)
         announce_when_matched(self, ready, Header(), subscriptions)
+        self.create_timer(FREE_CHECK_S, self._check_space)
 
     def _recorder_of(self, name: str) -> Any:
         def record(data: bytes, info: dict[str, int]) -> None:
+            if self.fault:
+                return
             self.messages += 1
-            self.writer.write(name, data, info["received_timestamp"], info["source_timestamp"])
+            try:
+                self.writer.write(name, data, info["received_timestamp"], info["source_timestamp"])
+            except OSError as error:
+                self.writer.abandon()
+                self._stop(f"{self.writer.path} cannot be written ({error.strerror})")
 
         return record
 
+    def _check_space(self) -> None:
+        if self.fault:
+            return
+        try:
+            _require_space(self._folder, self._min_free_mb)
+        except (InputError, OSError) as error:
+            self.close()
+            self._stop(self.fault or str(error))
+
+    def _stop(self, fault: str) -> None:
+        """Record no more; the graph goes on."""
+        self.fault = fault
+        self.get_logger().error(f"recording has stopped after {self.messages} messages: {fault}")
+
+    def close(self) -> None:
+        """Write the index; a bag that cannot take it keeps its whole chunks."""
+        try:
+            self.writer.close()
+        except OSError as error:
+            self.writer.abandon()
+            self._stop(f"{self.writer.path} cannot be closed ({error.strerror})")
+
+
+def _require_space(folder: Path, megabytes: int) -> None:
+    """Raise InputError where less than ``megabytes`` are free (nothing is said of no folder)."""
+    if not folder.is_dir():
+        return
+    free = shutil.disk_usage(folder).free // 10**6
+    if free < megabytes:
+        raise InputError(
+            f"expected at least {megabytes} MB of free space in {folder}, got {free} MB; "
+            "free some, or record elsewhere"
+        )
+
 
 def main() -> None:
-    """Record until told to stop, take what is still on its way, then close the bag."""
+    """Record until told to stop, take what is still on its way, then close the bag.
+
+    Exit code 3 if the recording stopped before that.
+    """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -93,10 +148,12 @@ def main() -> None:
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
-    node.writer.close()
+    node.close()
+    code = 3 if node.fault else 0
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""A ROS graph that runs while a test does things to it; loaded as a fixture by conftest.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sim2real.graph import Graph, Process
+
+CHECKPOINT = Path(__file__).parents[2] / "policies/checkpoints/panda_reach"
+_EDGE = re.compile(r"\[(\d+\.\d+)\] \[guard\]: (\w+) -> (\w+): (\w+)")
+# Generous ages: this is about what follows from a fault, on a machine that does other things too.
+SLACK = {"rate_hz": 100.0, "state_max_age_s": 0.25, "imu_max_age_s": 0.25, "silence_periods": 10.0}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A change of the guard's state, and when it was logged (wall time, s)."""
+
+    time_s: float
+    old: str
+    new: str
+    reason: str
+
+
+class LiveGraph:
+    """Processes, an operator, and a peer that says what it likes."""
+
+    def __init__(self, folder: Path, domain: int, context: Any) -> None:
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+        from sensor_msgs.msg import JointState
+        from std_srvs.srv import Trigger
+
+        self.graph = Graph(folder, domain)
+        self.folder = folder
+        self.node = Node(f"peer_of_{folder.name}", context=context)
+        self.state: Any = None
+        self.node.create_subscription(JointState, "joint_states", self._on_state, 100)
+        self._trigger = Trigger
+        self._clients = {
+            name: self.node.create_client(Trigger, f"/guard/{name}")
+            for name in ("arm", "estop", "reset")
+        }
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+
+    def _on_state(self, msg: Any) -> None:
+        self.state = msg
+
+    # ---- processes ----------------------------------------------------------------------------
+
+    def start_guard(self, chunks: str = "action_chunk", **parameters: Any) -> Process:
+        common = {"robot": "panda", "lockstep": False, "auto_arm": True, **SLACK}
+        path = self.folder / "guard_remapped.yaml"
+        path.write_text(yaml.safe_dump({"/**": {"ros__parameters": common | parameters}}))
+        arguments = ["--ros-args", "--params-file", str(path), "-r", f"action_chunk:={chunks}"]
+        return self.graph.start_program("guard", "realign_policy.guard_node", arguments)
+
+    def start_policy(self, policy: Path = CHECKPOINT) -> Process:
+        parameters = {"robot": "panda", "policy": str(policy), "autostart": True}
+        return self.graph.start("policy", "realign_policy.policy_node", parameters)
+
+    def start_driver(self) -> Process:
+        parameters = {
+            "robot": "panda",
+            "policy": str(CHECKPOINT),
+            "duration_s": 600.0,
+            "goals": 1,
+            "goal_period_s": 600.0,
+            "wait_for": "guard,policy",
+        }
+        return self.graph.start("driver", "realign_mujoco_driver.driver_node", parameters)
+
+    def process(self, name: str) -> Process:
+        """The newest process of a name."""
+        return [p for p in self.graph.processes if p.name == name][-1]
+
+    def kill(self, name: str) -> float:
+        """kill -9; returns when, wall time, s."""
+        process = self.process(name)
+        now = time.time()
+        os.kill(process.popen.pid, signal.SIGKILL)
+        process.popen.wait()
+        return now
+
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[float]:
+        """SIGSTOP a process; gives when, wall time, s. It goes on afterwards."""
+        pid = self.process(name).popen.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield time.time()
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    # ---- the guard ----------------------------------------------------------------------------
+
+    def log(self, name: str = "guard") -> str:
+        return self.process(name).log.read_text(errors="replace")
+
+    def edges(self, since: float = 0.0) -> list[Edge]:
+        found = (Edge(float(t), *rest) for t, *rest in _EDGE.findall(self.log()))
+        return [edge for edge in found if edge.time_s >= since]
+
+    def wait(self, condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
+        deadline = time.monotonic() + limit_s
+        while not (found := condition()):
+            logs = {p.name: p.log.read_text(errors="replace")[-1500:] for p in self.graph.processes}
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {logs}"
+            time.sleep(0.01)
+        return found
+
+    def wait_edge(self, new: str, *reasons: str, since: float) -> Edge:
+        def find() -> Edge | None:
+            fitting = (e for e in self.edges(since) if e.new == new)
+            return next((e for e in fitting if not reasons or e.reason in reasons), None)
+
+        return self.wait(find, f"-> {new}: {reasons}")
+
+    def guard_state(self) -> str:
+        edges = self.edges()
+        return edges[-1].new if edges else "unconfigured"
+
+    def call(self, name: str) -> Any:
+        client = self._clients[name]
+        self.wait(client.service_is_ready, f"service {name}")
+        answer = client.call_async(self._trigger.Request())
+        self.wait(answer.done, f"an answer of {name}")
+        return answer.result()
+
+    def set_moving(self) -> None:
+        """Bring the guard to ACTIVE, as an operator does.
+
+        A policy that has failed (it saw NaN, say) is silent for good: then another one is started.
+        """
+        deadline, answer = time.monotonic() + 60.0, ""
+        silent = time.monotonic() + 3.0
+        while self.guard_state() != "active":
+            assert time.monotonic() < deadline, f"not armed: {answer}: {self.log()[-2000:]}"
+            if self.guard_state() == "damp":
+                self.call("reset")
+            if self.guard_state() in ("inactive", "unconfigured"):
+                answer = self.call("arm").message
+            if self.guard_state() == "ready" and time.monotonic() > silent:
+                self.kill("policy")
+                self.start_policy()
+                silent = deadline
+            time.sleep(0.1)
+
+    # ---- the peer -----------------------------------------------------------------------------
+
+    @contextmanager
+    def publisher(self, kind: Any, topic: str) -> Iterator[Any]:
+        """A publisher that all listeners of the topic have found, the guard among them."""
+        publisher = self.node.create_publisher(kind, topic, 10)
+        try:
+            self.wait(lambda: self._guard_hears(publisher, topic), f"the guard on {topic}")
+            yield publisher
+        finally:
+            self.node.destroy_publisher(publisher)
+
+    def _guard_hears(self, publisher: Any, topic: str) -> bool:
+        names = [i.node_name for i in self.node.get_subscriptions_info_by_topic(f"/{topic}")]
+        return "guard" in names and publisher.get_subscription_count() >= len(names)
+
+    def close(self) -> None:
+        for process in self.graph.processes:  # one that is stopped would never end
+            with suppress(ProcessLookupError):
+                os.kill(process.popen.pid, signal.SIGCONT)
+        self.graph.stop()
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()

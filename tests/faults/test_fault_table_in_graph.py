@@ -1,0 +1,316 @@
+"""Rows of the fault table in the ROS graph: a Panda that moves, and what can happen around it.
+
+All faults but the first few come to one running graph, one after the other; an operator resets and
+arms it in between. Chunks pass a relay that repeats and reorders them all the time.
+"""
+
+import math
+import resource
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from policies.errors import InputError
+from sim2real.bags.reader import read_bag
+from sim2real.bags.salvage import salvage
+from sim2real.run import run
+from sim2real.run_config import RunConfig
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+CHUNKS = "relayed_chunk"
+TOPICS = ["joint_states", "joint_command", "action_chunk", "/diagnostics"]
+
+
+@pytest.fixture(scope="module")
+def live(open_live_graph):
+    graph = open_live_graph()
+    recorder = {"out": str(graph.folder / "bag"), "topics": TOPICS}
+    graph.graph.start("recorder", "realign_recorder.recorder_node", recorder)
+    graph.start_guard(CHUNKS)
+    graph.start_policy()
+    relay = {"source": "action_chunk", "sink": CHUNKS, "duplicate": 0.2, "jitter_s": 0.04}
+    graph.graph.start("relay", "realign_bringup.fault_relay", relay)
+    graph.start_driver()
+    graph.wait(lambda: graph.guard_state() == "active", "a moving robot", 60.0)
+    return graph
+
+
+@pytest.fixture
+def moving(live):
+    live.set_moving()
+    return live
+
+
+def chunk(graph, rows, *, late_ns=0, names=None):
+    """A chunk that answers the newest joint state."""
+    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+    from policies import messages as wire
+    from policies.robots import PANDA
+
+    stamp = wire.stamp_to_ns(graph.state.header.stamp) - late_ns
+    return wire.fill_trajectory(
+        JointTrajectory(),
+        JointTrajectoryPoint,
+        stamp_ns=stamp,
+        names=names or PANDA.joint_names,
+        dt_s=0.02,
+        positions_rad=np.atleast_2d(rows),
+    )
+
+
+def joint_state(stamp_ns, positions):
+    from sensor_msgs.msg import JointState
+
+    from policies import messages as wire
+    from policies.robots import PANDA
+
+    message = JointState(name=list(PANDA.joint_names), position=list(positions))
+    message.velocity = [0.0] * len(message.position)
+    wire.set_stamp(message.header.stamp, stamp_ns)
+    return message
+
+
+# ---- graphs of their own -----------------------------------------------------------------------
+
+
+def test_sensor_drop_in_graph(measured, repo):
+    policy = repo / "policies/checkpoints/panda_reach"
+    config = RunConfig(robot="panda", policy=policy, duration_s=2.0, faults="drop_state@1.0")
+    result = run(config, progress=False)
+    assert not result["completed"]
+    assert result["stopped_by"] in ("state_silent", "policy_silent")  # it cannot answer either
+    assert result["transitions"][-1][1:3] == ["hold", "damp"]
+    first = next(stamp for stamp, _, new, _ in result["transitions"] if new == "hold")
+    measured(abs(first - 2.0e9) / 1e9, busy=True)
+
+
+def test_sensor_frozen_in_graph(measured, repo):
+    policy = repo / "policies/checkpoints/panda_reach"
+    config = RunConfig(
+        robot="panda", policy=policy, lockstep=True, duration_s=2.0, faults="freeze_state@0.6"
+    )
+    result = run(config, progress=False)
+    assert result["stopped_by"] == "state_frozen"
+    hold = next(stamp for stamp, _, new, _ in result["transitions"] if new == "hold")
+    measured((hold - 1.6e9) / 1e9)
+
+
+def test_bad_checkpoint_in_graph(open_live_graph, repo, tmp_path):
+    broken = shutil.copytree(repo / "policies/checkpoints/panda_reach", tmp_path / "broken")
+    content = bytearray((broken / "encoder.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / "encoder.onnx").write_bytes(content)
+    graph = open_live_graph()
+    policy = graph.start_policy(policy=broken)
+    assert policy.popen.wait(60.0) == 2
+    assert "expected sha256" in graph.log("policy")
+    with pytest.raises(InputError, match="expected sha256"):
+        run(RunConfig(robot="panda", policy=broken), progress=False)
+
+
+def test_wrong_units_in_graph(open_live_graph):
+    from sensor_msgs.msg import JointState
+
+    from policies.robots import PANDA
+
+    graph = open_live_graph()
+    graph.start_guard(auto_arm=False, state_max_age_s=60.0)
+    with graph.publisher(JointState, "joint_states") as states:
+        states.publish(joint_state(10**9, np.rad2deg(PANDA.default_rad)))
+        graph.wait(lambda: graph.call("arm").message == "implausible_sensors", "a refusal")
+        states.publish(joint_state(2 * 10**9, PANDA.default_rad))
+        graph.wait_edge("inactive", "sensors_plausible", since=0.0)
+    graph.graph.stop()
+
+
+def test_rate_mismatch_in_graph(open_live_graph):
+    from sensor_msgs.msg import JointState
+
+    from policies.robots import PANDA
+
+    graph = open_live_graph()
+    graph.start_guard(auto_arm=False, state_max_age_s=60.0)
+    with graph.publisher(JointState, "joint_states") as states:
+        start = time.monotonic()
+        while (t := time.monotonic() - start) < 2.0:  # a clock at half the pace of time
+            states.publish(joint_state(10**9 + int(t * 0.5e9), PANDA.default_rad))
+            time.sleep(0.01)
+        assert graph.call("arm").message == "rate_mismatch"
+    graph.graph.stop()
+
+
+# ---- one graph that runs -----------------------------------------------------------------------
+
+
+def test_late_messages_in_graph(moving):
+    since = time.time()
+    moving.wait(lambda: "chunk refused: chunk_out_of_order" in moving.log(), "a late chunk")
+    time.sleep(1.0)
+    assert "damp" not in {edge.new for edge in moving.edges(since)}
+
+
+def test_policy_stall_in_graph(moving, measured):
+    with moving.stopped("policy") as since:
+        edge = moving.wait_edge("hold", "policy_silent", since=since)
+        measured(edge.time_s - since, busy=True)
+        moving.wait_edge("damp", "policy_silent", since=since)
+
+
+def test_network_partition_in_graph(moving, measured):
+    with moving.stopped("relay") as since:
+        edge = moving.wait_edge("hold", "policy_silent", since=since)
+        measured(edge.time_s - since, busy=True)
+    moving.set_moving()  # what was held back on the way came all at once
+
+
+def test_bad_action_in_graph(moving):
+    from trajectory_msgs.msg import JointTrajectory
+
+    since = time.time()
+    with moving.publisher(JointTrajectory, CHUNKS) as chunks:
+        for _ in range(3):
+            chunks.publish(chunk(moving, np.full(7, math.nan)))
+        moving.wait_edge("damp", "repeated_refusals", since=since)
+
+
+def test_stale_observation_in_graph(moving):
+    from trajectory_msgs.msg import JointTrajectory
+
+    with moving.publisher(JointTrajectory, CHUNKS) as chunks:
+
+        def refused():
+            chunks.publish(chunk(moving, np.zeros(7), late_ns=600_000_000))
+            time.sleep(0.05)
+            return "chunk refused: stale_chunk" in moving.log()
+
+        moving.wait(refused, "a refusal")
+
+
+def test_hostile_peer_in_graph(moving):
+    from trajectory_msgs.msg import JointTrajectory
+
+    since = time.time()
+    with moving.publisher(JointTrajectory, CHUNKS) as chunks:
+        for words, message in (
+            ("at most 1024 points", chunk(moving, np.zeros((5000, 7)))),
+            ("by name", chunk(moving, np.zeros(7), names=[f"x{k}" for k in range(7)])),
+        ):
+            time.sleep(1.1)  # no more than one complaint a second is logged
+            chunks.publish(message)
+            moving.wait(lambda words=words: words in moving.log(), words)
+        assert "damp" not in {edge.new for edge in moving.edges(since)}
+
+
+def test_sensor_non_finite_in_graph(moving, measured):
+    from sensor_msgs.msg import JointState
+
+    with moving.publisher(JointState, "joint_states") as states:
+        since = time.time()
+        stamp = moving.state.header.stamp
+        ahead = stamp.sec * 10**9 + stamp.nanosec + 10**8  # not overtaken by the driver's own
+        states.publish(joint_state(ahead, [math.nan] * 7))
+        edge = moving.wait_edge("hold", "non_finite_state", since=since)
+        measured(edge.time_s - since, busy=True)
+        moving.wait_edge("damp", "non_finite_state", since=since)
+
+
+def test_clock_jump_in_graph(moving, measured):
+    from sensor_msgs.msg import JointState
+
+    with moving.publisher(JointState, "joint_states") as states:
+        since = time.time()
+        stamp = moving.state.header.stamp
+        states.publish(joint_state((stamp.sec + 100) * 10**9, moving.state.position))
+        edge = moving.wait_edge("hold", "clock_jump", since=since)
+        measured(edge.time_s - since, busy=True)
+    moving.set_moving()
+
+
+def test_operator_stop_in_graph(moving, measured):
+    from std_msgs.msg import Bool
+
+    with moving.publisher(Bool, "operator_stop") as switch:
+        since = time.time()
+        switch.publish(Bool(data=True))
+        measured(moving.wait_edge("damp", "estop", since=since).time_s - since, busy=True)
+    assert moving.call("arm").message == "not_armed"
+
+
+def test_body_limits_in_graph(moving, measured):
+    from sensor_msgs.msg import Temperature
+
+    with moving.publisher(Temperature, "motor_temperature") as motors:
+        since = time.time()
+        motors.publish(Temperature(temperature=90.0))
+        measured(moving.wait_edge("damp", "overheated", since=since).time_s - since, busy=True)
+
+
+def test_second_commander_in_graph(moving, measured):
+    from trajectory_msgs.msg import JointTrajectory
+
+    since = time.time()
+    other = moving.node.create_publisher(JointTrajectory, "joint_command", 10)
+    edge = moving.wait_edge("damp", "second_commander", since=since)
+    measured(edge.time_s - since, busy=True)
+    moving.call("reset")
+    assert moving.call("arm").message == "second_commander"
+    moving.node.destroy_publisher(other)
+
+
+def test_overrun_in_graph(moving):
+    with moving.stopped("guard") as since:
+        time.sleep(0.4)
+    moving.wait_edge("hold", "overrun", since=since)
+    moving.set_moving()
+
+
+def test_driver_disconnect_in_graph(moving, measured):
+    with moving.stopped("driver") as since:
+        edge = moving.wait_edge("hold", "state_silent", "policy_silent", since=since)
+        measured(edge.time_s - since, busy=True)
+        moving.wait_edge("damp", since=since)
+    since = time.time()
+    time.sleep(0.5)
+    assert moving.edges(since) == []  # it is back, and nothing follows from that by itself
+    moving.set_moving()
+
+
+def test_recorder_fault_in_graph(moving, tmp_path):
+    bag = moving.folder / "bag"
+    moving.wait(lambda: (bag / "bag_0.mcap").stat().st_size > 0, "a first chunk")
+    written = (bag / "bag_0.mcap").stat().st_size
+    pid = moving.process("recorder").popen.pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (written + 1000, written + 1000))
+    moving.wait(lambda: "recording has stopped" in moving.log("recorder"), "a full disk", 60.0)
+    time.sleep(0.5)
+    assert moving.guard_state() == "active"
+    report = salvage(bag, tmp_path / "rescued")
+    assert report.messages > 0
+    assert read_bag(tmp_path / "rescued").info.damage == ()
+
+
+def test_policy_killed_in_graph(moving, measured):
+    since = moving.kill("policy")
+    measured(moving.wait_edge("hold", "policy_silent", since=since).time_s - since, busy=True)
+    moving.wait_edge("damp", "policy_silent", since=since)
+    moving.start_policy()
+    moving.wait(lambda: "panda_reach for panda" in moving.log("policy"), "another policy")
+    time.sleep(1.0)
+    assert moving.guard_state() == "damp"  # never armed again by itself
+
+
+def test_guard_killed_in_graph(moving):
+    moving.kill("guard")
+    time.sleep(0.5)
+    stopped_at = np.array(moving.state.position)
+    time.sleep(0.5)
+    assert np.abs(np.array(moving.state.position) - stopped_at).max() < 0.02
+    assert np.abs(moving.state.velocity).max() < 0.05
+
+
+def test_every_log_of_the_graph_is_free_of_tracebacks(live):
+    for process in live.graph.processes:
+        assert "Traceback" not in process.log.read_text(errors="replace"), process.name
