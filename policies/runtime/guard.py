@@ -220,7 +220,7 @@ class Guard:
             return None  # a lost sensor does not come back by itself: HOLD runs out into DAMP
         if self.state is not State.ACTIVE:
             self._begin(chunk, now_ns)
-        self._chunk = self.shaper.accept(chunk)
+        self._chunk = chunk
         self._chunk_ns = now_ns
         return None
 

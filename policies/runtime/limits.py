@@ -76,11 +76,11 @@ def torque_window(robot: RobotSpec, qpos_rad: Float, qvel_rad_s: Float) -> tuple
 
 
 class Limiter:
-    """Follows a target without leaving the limits.
+    """Follows a target with position commands without leaving the limits.
 
     The command starts at rest at a measured position. Each call moves it towards the target:
-    position, velocity and (for position commands) acceleration stay inside the limits, and it never
-    goes so fast that it could not stop before the end of the range.
+    position, velocity and acceleration stay inside the limits, and it never goes so fast that it
+    could not stop before the end of the range.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -106,14 +106,9 @@ class Limiter:
             The command, (n,), and whether a limit held it back.
         """
         lim = self.limits
+        assert lim.acceleration_rad_s2 is not None  # a set-point is not limited in acceleration
         target = np.minimum(np.maximum(target_rad, lim.lower_rad), lim.upper_rad)
-        if lim.acceleration_rad_s2 is None:
-            step = lim.velocity_rad_s * dt_s
-            new = np.minimum(np.maximum(target, self.position_rad - step), self.position_rad + step)
-            # Coming from outside the range, the way back is taken at the limited rate.
-            self.velocity_rad_s = (new - self.position_rad) / dt_s
-        else:
-            new = self._follow_smoothly(target, lim.acceleration_rad_s2, dt_s)
+        new = self._follow_smoothly(target, lim.acceleration_rad_s2, dt_s)
         held = bool(np.any(np.abs(new - target_rad) > 1e-4))
         self.position_rad = new
         self._target = target
@@ -139,14 +134,12 @@ class Limiter:
         return self.position_rad + self.velocity_rad_s * dt
 
     def stop(self, dt_s: float) -> Float:
-        """Decelerate to rest at the acceleration limit; a set-point stays where it is, (n,)."""
-        acceleration = self.limits.acceleration_rad_s2
-        if acceleration is None:
-            self.velocity_rad_s = np.zeros_like(self.position_rad)
-        else:
-            slower = np.maximum(np.abs(self.velocity_rad_s) - acceleration * dt_s, 0.0)
-            self.velocity_rad_s = np.sign(self.velocity_rad_s) * slower
-            self.position_rad = self.position_rad + self.velocity_rad_s * dt_s
+        """Decelerate to rest at the acceleration limit, (n,)."""
+        assert self.limits.acceleration_rad_s2 is not None
+        change = self.limits.acceleration_rad_s2 * dt_s
+        slower = np.maximum(np.abs(self.velocity_rad_s) - change, 0.0)
+        self.velocity_rad_s = np.sign(self.velocity_rad_s) * slower
+        self.position_rad = self.position_rad + self.velocity_rad_s * dt_s
         self._target = self.position_rad
         return self.position_rad
 

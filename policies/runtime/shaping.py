@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.interface import ActionChunk, Float, RobotSpec
+from policies.interface import Float, RobotSpec
 from policies.runtime.guard_config import NS, GuardConfig
 from policies.runtime.limits import Limiter, limits_of, torque_window
 
 _HOLD_BLEND_S = 0.1
+_HELD_BACK_RAD = 1e-4
 
 
 class CommandShaper:
@@ -28,11 +29,11 @@ class CommandShaper:
         self.held_back = False
         self.command_rad: Float | None = None
         self._is_set_point = robot.command == "setpoint"
-        self._range = (self.limits.lower_rad, self.limits.upper_rad)
         self._limiter = Limiter(self.limits)
+        self._full_budget_rad: Float = self.limits.velocity_rad_s * config.policy_period_s
+        self._budget_rad = self._full_budget_rad
         self._qpos: Float | None = None
         self._qvel: Float = np.zeros(robot.n)
-        self._fresh = True
         self._ramp_ns = 0
         self._ramp_from: Float | None = None
         self._hold_ns = 0
@@ -53,40 +54,22 @@ class CommandShaper:
         if self._is_set_point or self.command_rad is None:
             self._limiter.start(self._qpos)
             self.command_rad = self._qpos
-        self._fresh = True
+        # The first set-point may lead the measured pose by as much as `jump_rad` allows.
+        self._budget_rad = np.maximum(self.limits.jump_rad, self._full_budget_rad)
         far = np.abs(first_rad - self.command_rad) > self.limits.jump_rad
         self._ramp_from = self.command_rad if bool(far.any()) else None
         self._ramp_ns = now_ns
-
-    def accept(self, chunk: ActionChunk) -> ActionChunk:
-        """Set-points are limited once, where they arrive; position commands at every tick."""
-        if not self._is_set_point:
-            return chunk
-        dt_s = chunk.dt_s or self.config.policy_period_s
-        rows = np.empty_like(chunk.positions_rad)
-        # The first set-point may lead the measured pose by as much as `jump_rad` allows.
-        if self._fresh:
-            self._limiter.start(np.clip(chunk.positions_rad[0], *self._range))
-            self._fresh = False
-        held = False
-        for k, row in enumerate(chunk.positions_rad):
-            rows[k], held_back = self._limiter.follow(row, dt_s)
-            held |= held_back
-            self.clamped += held_back
-            if k == 0:
-                first = self._limiter.position_rad
-        self._limiter.start(first)  # the next chunk continues from the step that ran
-        self.held_back = held
-        return ActionChunk(stamp_ns=chunk.stamp_ns, dt_s=chunk.dt_s, positions_rad=rows)
 
     def follow(self, target_rad: Float, now_ns: int, dt_s: float) -> Float:
         """The command, (n,), on the way to a target, (n,), ``dt_s`` after the last one."""
         target = self._ramp(target_rad, now_ns)
         if self._is_set_point:
-            target = self._within_torque(target)
+            paced = self._pace(target, dt_s)
+            self.held_back = bool(np.any(np.abs(paced - target) > _HELD_BACK_RAD))
+            target = self._within_torque(paced)
         else:
             target, self.held_back = self._limiter.follow(target, dt_s)
-            self.clamped += self.held_back
+        self.clamped += self.held_back
         self.command_rad = target
         return target
 
@@ -116,7 +99,8 @@ class CommandShaper:
         assert start is not None
         assert pose is not None
         share = min((now_ns - self._hold_ns) / NS / _HOLD_BLEND_S, 1.0)
-        self.command_rad = self._within_torque(start + share * (pose - start))
+        paced = self._pace(start + share * (pose - start), dt_s)
+        self.command_rad = self._within_torque(paced)
         return self.command_rad
 
     def _ramp(self, target: Float, now_ns: int) -> Float:
@@ -129,6 +113,21 @@ class CommandShaper:
         smooth = share * share * (3.0 - 2.0 * share)
         blended: Float = self._ramp_from + smooth * (target - self._ramp_from)
         return blended
+
+    def _pace(self, target: Float, dt_s: float) -> Float:
+        """A set-point inside the range, as far from the last one as its speed allows.
+
+        Set-points step once in a period of the policy, whatever the period of the guard. So speed
+        is a budget: it fills up with time, at most to what one such period gives.
+        """
+        assert self.command_rad is not None
+        filled = self._budget_rad + self.limits.velocity_rad_s * dt_s
+        budget = np.minimum(filled, np.maximum(self._full_budget_rad, self._budget_rad))
+        inside = np.minimum(np.maximum(target, self.limits.lower_rad), self.limits.upper_rad)
+        step = np.minimum(np.maximum(inside - self.command_rad, -budget), budget)
+        self._budget_rad = np.minimum(budget - np.abs(step), self._full_budget_rad)
+        paced: Float = self.command_rad + step
+        return paced
 
     def _within_torque(self, target: Float) -> Float:
         assert self._qpos is not None
