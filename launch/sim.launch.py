@@ -23,6 +23,7 @@ ARGUMENTS = (
     ("goals", "5", "number of goals, for a policy that has no motion of its own"),
     ("goal_period_s", "4.0", "time for each goal, s"),
     ("record", "", "bag directory to write; empty for none"),
+    ("wait_for", "", "further nodes that must be there before the robot says anything"),
     ("autostart", "true", "false: an operator arms the guard and activates the policy"),
 )
 
@@ -31,6 +32,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given, checkpoint = context.launch_configurations, Checkpoint.of(context)
     listeners = ["guard"] + ["policy"] * bool(checkpoint.path)
     listeners += ["recorder"] * bool(given["record"])
+    listeners += [given["wait_for"]] * bool(given["wait_for"])
     driver = Node(
         package="realign_mujoco_driver",
         executable="driver_node",

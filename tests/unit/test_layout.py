@@ -210,7 +210,7 @@ def checkpoint(tmp_path) -> str:
 
 
 GUARD, POLICY = "realign_policy.guard_node", "realign_policy.policy_node"
-RECORDER = "realign_recorder.recorder_node"
+RECORDER, PLAYER = "realign_recorder.recorder_node", "realign_recorder.player_node"
 MUJOCO = "realign_mujoco_driver.driver_node"
 UNITREE = "realign_unitree_driver.driver_node"
 FRANKA = "realign_franka_driver.driver_node"
@@ -227,11 +227,13 @@ class LaunchCase:
         nodes: what it starts.
         run: fields of the RunConfig that it stands for.
         given: its arguments; CHECKPOINT and BAG stand for paths.
+        plays: True where a motion takes the place of the policy.
     """
 
     nodes: frozenset[str]
     run: dict = field(default_factory=dict)
     given: dict = field(default_factory=dict)
+    plays: bool = False
 
     def arguments(self, checkpoint: str, bag: str) -> dict[str, str]:
         paths = {"CHECKPOINT": checkpoint, "BAG": bag}
@@ -286,6 +288,18 @@ LAUNCH_CASES = {
         run={"robot": "panda", "driver": "mujoco"},
         given={"controller": "/jtc", **BOTH},
     ),
+    "replay.launch.py": LaunchCase(
+        nodes=frozenset({MUJOCO, GUARD, RECORDER, PLAYER}),
+        run=SIMULATED,
+        given={"robot": "g1", "bag": "BAG", "record": "BAG"},
+        plays=True,
+    ),
+    "calibrate.launch.py": LaunchCase(
+        nodes=frozenset({SERIAL, GUARD, RECORDER, PLAYER}),
+        run=ON_A_PORT,
+        given={"robot": "so101", "driver": "serial", "record": "BAG", "trajectory": "m.json"},
+        plays=True,
+    ),
     "serial.launch.py": LaunchCase(
         nodes=WHOLE | {SERIAL},
         run=ON_A_PORT,
@@ -332,6 +346,7 @@ def test_launch_file_gives_the_graph_of_realign_run(
     # real-time priority, and makes up goals for a robot that is not simulated, by itself.
     own = {"autostart", "auto_arm", "provenance", "wait_for", "realtime_priority"}
     own |= {"goals"} if case.run["driver"] != "mujoco" else set()
+    own |= {"policy", "goals", "port", "port_wait_s"} if case.plays else set()
     shared = ours.keys() & theirs.keys()
     assert shared
     for node in shared:
@@ -419,6 +434,34 @@ def test_franka_launch_is_real_emulated_or_left_to_ros2_control(checkpoint):
     assert parameters_of(nodes)[TRAJECTORY]["prefix"] == "left_"
     (ours,) = {dict(n.kwargs["remappings"])["joint_states"] for n in nodes}
     assert ours != parameters_of(nodes)[TRAJECTORY]["robot_states"]
+
+
+@pytest.mark.usefixtures("fake_launch")
+@pytest.mark.parametrize(
+    ("driver", "address"),
+    [
+        ("mujoco", {}),
+        ("serial", {"port": "/dev/ttyACM0"}),
+        ("unitree", {"network": "eth0"}),
+    ],
+)
+def test_a_motion_starts_by_itself_on_a_virtual_robot_only(driver, address):
+    robot = {"unitree": "go2"}.get(driver, "so101")
+    for name, what in (("replay", {"bag": "b"}), ("calibrate", {"trajectory": "m", "record": "r"})):
+        given = {"robot": robot, "driver": driver, **address, **what}
+        entities, nodes = evaluate(f"{name}.launch.py", **given)
+        parameters = parameters_of(nodes)
+        alone = driver == "mujoco"
+        assert parameters[PLAYER]["autostart"] is parameters[GUARD]["auto_arm"] is alone
+        assert parameters[PLAYER]["robot"] == parameters[GUARD]["robot"] == robot
+        assert POLICY not in parameters
+        assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
+        (player,) = [node for node in nodes if node.kwargs["executable"] == "player_node"]
+        assert type(player.kwargs["on_exit"]).__name__ == "Shutdown"
+        if alone:
+            assert "player" in parameters[MUJOCO]["wait_for"].split(",")
+    _, nodes = evaluate("calibrate.launch.py", robot=robot, driver=driver, record="r", **address)
+    assert PLAYER not in parameters_of(nodes)
 
 
 @pytest.mark.usefixtures("fake_launch")

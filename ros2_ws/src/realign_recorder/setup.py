@@ -14,10 +14,11 @@ setup(
     ],
     install_requires=["setuptools"],
     zip_safe=False,
-    description="Records the graph to rosbag2 MCAP with provenance, without deserializing",
+    description="Records the graph to rosbag2 MCAP with provenance, and plays commands of a bag",
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            "player_node = realign_recorder.player_node:main",
             "recorder_node = realign_recorder.recorder_node:main",
         ]
     },

@@ -13,13 +13,16 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     SetLaunchConfiguration,
+    Shutdown,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
 
 from policies.robots import ROBOTS
 
 Rows = Iterable[tuple[str, str | None, str]]
 ROBOT = ("robot", None, f"robot name: {', '.join(ROBOTS)}")
+DRIVER = ("driver", "mujoco", "what plays the robot: mujoco, unitree, franka or serial")
 POLICY = ("policy", None, "checkpoint directory; '' for none: guard and driver alone")
 _POLICY_RATE_HZ = 50.0
 
@@ -75,6 +78,36 @@ def include(beside: str, name: str, **arguments: str) -> IncludeLaunchDescriptio
     """Include the launch file ``name`` that lies beside the file ``beside``."""
     source = PythonLaunchDescriptionSource(str(Path(beside).with_name(name)))
     return IncludeLaunchDescription(source, launch_arguments=list(arguments.items()))
+
+
+def robot_of(beside: str, context: LaunchContext, **arguments: str) -> IncludeLaunchDescription:
+    """Include the launch file of the robot that the arguments ``driver`` and ``robot`` name.
+
+    Args:
+        beside: a launch file in the same folder.
+        context: of the launch.
+        arguments: further arguments of that file.
+    """
+    given = context.launch_configurations
+    name = {"mujoco": "sim"}.get(given["driver"], given["driver"])
+    return include(beside, f"{name}.launch.py", robot=given["robot"], **arguments)
+
+
+def player(context: LaunchContext, **parameters: str) -> Node:
+    """The node that plays a motion in a policy's place, once; then everything ends.
+
+    Args:
+        context: of the launch; ``autostart`` says whether it waits for an operator.
+        parameters: what it plays.
+    """
+    robot, autostart = context.launch_configurations["robot"], is_true(context, "autostart")
+    return Node(
+        package="realign_recorder",
+        executable="player_node",
+        output="screen",
+        parameters=[{"robot": robot, "autostart": autostart, **parameters}],
+        on_exit=Shutdown(reason="the motion is over"),
+    )
 
 
 def hardware(
