@@ -17,6 +17,7 @@ from policies.interface import Policy
 from policies.runtime.failure import Failure, PolicyFailureError
 
 REMOTE = ("ws://", "wss://")
+CONNECT_S = 10.0
 
 
 def serve_command(
@@ -127,7 +128,8 @@ def local_policy(policy: str, *, token_file: Path | None, reply_s: float) -> Ite
     from policies.serving.protocol import parse_served
     from policies.serving.server import read_token
 
-    config = RemoteConfig(url=policy, token=read_token(token_file), reply_s=reply_s)
+    token = read_token(token_file)
+    config = RemoteConfig(url=policy, token=token, connect_s=CONNECT_S, reply_s=reply_s)
     try:
         session = open_session(config)
     except PolicyFailureError as error:

@@ -152,15 +152,16 @@ class ChunkPolicy:
         self._joints = reorder_index(robot.joint_names, joints, what)
         self._dt_s = 1.0 / spec.rate_hz
         self._hold = pose_array(binding.start_pose_rad, robot, what)
-        limits = ActionConfig(
-            type="command_velocity",
-            joints=tuple(joints),
-            dt_s=self._dt_s,
-            velocity_fraction=_VELOCITY_FRACTION,
-            acceleration_fraction=_ACCELERATION_FRACTION,
-        )
-        self._stopping = VelocityPlan(limits, robot, self._joints)
-        self._decode = self._stopping if quantity == "velocity" else None
+        self._decode: VelocityPlan | None = None
+        if quantity == "velocity":
+            limits = ActionConfig(
+                type="command_velocity",
+                joints=tuple(joints),
+                dt_s=self._dt_s,
+                velocity_fraction=_VELOCITY_FRACTION,
+                acceleration_fraction=_ACCELERATION_FRACTION,
+            )
+            self._decode = VelocityPlan(limits, robot, self._joints)
         needs = {_NEEDS.get(name.partition("/")[0], "") for name in spec.state_names} - {""}
         self.spec = PolicySpec(
             name=spec.name,
@@ -247,9 +248,14 @@ class ChunkPolicy:
     def stop(
         self, observation: Observation, command: Float, speed: Float, steps: int
     ) -> tuple[Float, Float]:
-        """As :meth:`decode`, for an arm that comes to rest within the robot's limits."""
-        still = np.zeros((steps, len(self._joints)))
-        return self._stopping(still, observation.qpos_rad[self._joints], command, speed)
+        """As :meth:`decode`, without a plan.
+
+        Velocities run out within the robot's limits. A position is kept: that is where the plan
+        wanted to be, and the guard brakes what still moves.
+        """
+        if self._decode is None:
+            return np.repeat(command[None], steps, axis=0), np.zeros((steps, len(self._joints)))
+        return self.decode(np.zeros((steps, len(self._joints))), observation, command, speed)
 
     def chunk(self, observation: Observation, commands: Float) -> ActionChunk:
         """Commands (steps, joints) as the answer to an observation; other joints are held."""
