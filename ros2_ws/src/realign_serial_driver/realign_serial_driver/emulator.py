@@ -88,7 +88,7 @@ class ArmEmulator(Emulator):
         port: its end of the wire.
         bench: the arm.
         seed: of lost and damaged replies.
-        keep_trace: remember what each write brought.
+        keep_trace: remember what each write and each moment brought.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ArmEmulator(Emulator):
         self.bench = bench
         self.requests = self.dropped = self.damaged = 0
         self.physics_s = 0.0
-        self.trace: list[tuple[int, float, bool, float]] | None = [] if keep_trace else None
+        self.trace: list[tuple[int, bool, float, bool, float]] | None = [] if keep_trace else None
         self._parser = Parser()
         self._rng = np.random.default_rng([seed, 2])
         self._goal = bench.goal_rad
@@ -111,8 +111,8 @@ class ArmEmulator(Emulator):
             for servo, reply in self.bench.obey(packet):
                 if not self.bench.is_dead(servo):
                     self._send(reply, at_ns + servo.return_delay_ns)
-            if self.trace is not None and packet.code in (sts.WRITE, sts.SYNC_WRITE):
-                self._remember(at_ns)
+            if packet.code in (sts.WRITE, sts.SYNC_WRITE):
+                self._remember(at_ns, written=True)
 
     def _send(self, reply: Packet, after_ns: int) -> None:
         wire = reply.encode()
@@ -135,16 +135,18 @@ class ArmEmulator(Emulator):
         start = time.perf_counter()
         self.bench.advance(now_ns)
         self.physics_s += time.perf_counter() - start
+        self._remember(now_ns)
         if self.bench.active("unplugged"):
             self.stop()
 
-    def _remember(self, at_ns: int) -> None:
-        assert self.trace is not None
+    def _remember(self, at_ns: int, *, written: bool = False) -> None:
+        if self.trace is None:
+            return
         goal = self.bench.goal_rad
         moved = float(np.abs(goal - self._goal).max())
         self._goal = goal
         speed = float(np.abs(self.bench.stepper.state.qvel_rad_s).max())
-        self.trace.append((at_ns, moved, self.bench.torque, speed))
+        self.trace.append((at_ns, written, moved, self.bench.torque, speed))
 
     def summary(self) -> dict[str, Any]:
         """What the arm saw."""
@@ -285,10 +287,12 @@ def main() -> None:
         given.summary.write_text(json.dumps(emulator.summary()))
     if getattr(given, "trace", None) is not None:
         assert isinstance(emulator, ArmEmulator)
-        t_ns, moved, torque, speed = zip(*(emulator.trace or [(0, 0.0, False, 0.0)]), strict=True)
+        rows = emulator.trace or [(0, False, 0.0, False, 0.0)]
+        t_ns, written, moved, torque, speed = zip(*rows, strict=True)
         np.savez(
             given.trace,
             t_ns=np.array(t_ns),
+            written=np.array(written),
             moved_rad=np.array(moved),
             torque=np.array(torque),
             speed_rad_s=np.array(speed),
