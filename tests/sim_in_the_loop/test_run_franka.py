@@ -142,3 +142,108 @@ def test_killed_driver_is_a_fault_and_leaves_no_process(domain, monkeypatch, vic
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+# ---- the node by itself ------------------------------------------------------------------------
+
+
+class Operator:
+    """A guard that keeps the arm where it is, and a person who calls services."""
+
+    def __init__(self, node):
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import JointState
+        from std_msgs.msg import Float64
+        from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+        self.node, self.state, self.width, self.health = node, None, None, ""
+        node.create_subscription(JointState, "joint_states", self._on_state, 10)
+        node.create_subscription(JointState, "gripper_state", self._on_gripper, 10)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_health, 10)
+        self.gripper = node.create_publisher(Float64, "gripper_command", 1)
+        self.commands = node.create_publisher(JointTrajectory, "joint_command", 10)
+        self._message = JointTrajectory(joint_names=list(PANDA.joint_names))
+        self._message.points = [JointTrajectoryPoint()]
+        self.pose = None
+        node.create_timer(0.005, self._command)
+
+    def _on_state(self, msg):
+        self.state = msg
+
+    def _on_gripper(self, msg):
+        self.width = sum(msg.position)
+
+    def _on_health(self, msg):
+        self.health = msg.status[0].message
+
+    def _command(self):
+        if self.pose is not None:
+            self._message.points[0].positions = self.pose
+            self.commands.publish(self._message)
+
+    def until(self, condition, what, seconds=30.0):
+        import rclpy
+
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (what, self.health, self.width)
+            rclpy.spin_once(self.node, timeout_sec=0.05)
+
+    def call(self, name):
+        from std_srvs.srv import Trigger
+
+        client = self.node.create_client(Trigger, f"/franka_driver/{name}")
+        self.until(client.service_is_ready, name)
+        answer = client.call_async(Trigger.Request())
+        self.until(answer.done, name)
+        return answer.result()
+
+
+@pytest.fixture
+def operator():
+    import rclpy
+    from rclpy.node import Node
+
+    rclpy.init()
+    node = Node("operator")
+    yield Operator(node)
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def start(module, *words):
+    return subprocess.Popen([sys.executable, "-m", f"realign_franka_driver.{module}", *words])
+
+
+def test_reflex_is_reported_and_only_an_operator_recovers(operator, domain):
+    from std_msgs.msg import Float64
+
+    address = f"127.4.{domain}.1"
+    box = start("emulator", "--robot=panda", f"--address={address}", "--faults=reflex@0.5")
+    parameters = {"robot": "panda", "network": address, "realtime_priority": 21}
+    words = [x for key, value in parameters.items() for x in ("-p", f"{key}:={value}")]
+    time.sleep(2.0)
+    driver = start("driver_node", "--ros-args", *words)
+    try:
+        operator.until(lambda: operator.state is not None, "joint states")
+        assert list(operator.state.name) == list(PANDA.joint_names)
+        operator.until(lambda: operator.health == "waiting", "diagnostics")
+        operator.pose = list(operator.state.position)
+        operator.until(lambda: "aborted by reflex" in operator.health, "reflex")
+        assert operator.call("reset").success  # which recovers nothing
+        operator.until(lambda: "not possible in the current mode" in operator.health, "refusal")
+        operator.pose = list(operator.state.position)
+        answer = operator.call("recover")
+        assert answer.success, answer.message
+        operator.until(lambda: operator.health == "tracking", "tracking again")
+        operator.pose = None
+        operator.until(lambda: "no commands from the guard" in operator.health, "watchdog")
+        operator.gripper.publish(Float64(data=0.02))
+        operator.until(lambda: abs((operator.width or 1.0) - 0.02) < 3e-3, "gripper")
+        assert operator.call("home_gripper").success
+        operator.until(lambda: (operator.width or 0.0) > 0.07, "homed")
+    finally:
+        for process in (driver, box):
+            process.send_signal(signal.SIGINT)
+        assert driver.wait(15.0) == 0
+        box.wait(15.0)

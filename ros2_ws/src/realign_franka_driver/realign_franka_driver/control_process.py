@@ -28,7 +28,7 @@ from realign_franka_driver.core import NS, DriverConfig, DriverCore, Mode, Stop
 from realign_franka_driver.fci import FrankaRobot, MotionEnded, Silent
 
 RATE_HZ = 1000
-_REPORT_NS = NS // 2
+_REPORT_NS = 2 * NS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +190,8 @@ class ControlLoop:
             packet["q"], packet["dq"], packet["tau"] = state.q, state.dq, state.tau_J
             packet["tau_external"] = state.tau_ext_hat_filtered
             packet["success_rate"] = state.control_command_success_rate
-        if now - self._reported_ns > _REPORT_NS and not self.core.in_motion:
-            self._reported_ns = now
+        if now - self._reported_ns > _REPORT_NS or state is None:
+            self._reported_ns = now  # the answer to this state has gone: there is time
             took = self.cycle_us.summary()
             packet["cycle_us"] = took["p50"], took["p99"], self.longest_us
         packet["mode"] = self.core.mode.value
@@ -213,6 +213,8 @@ def main() -> None:
         print(f"realign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     core = DriverCore(spec, DriverConfig(command_period_s=1.0 / spec.state_rate_hz))
+    if robot.reflex:
+        core.stop(Stop.ABORTED, f"it was found in reflex {robot.reflex}")
     loop = ControlLoop(robot, core, end)
     signal.signal(signal.SIGINT, loop.finish)
     signal.signal(signal.SIGTERM, loop.finish)

@@ -270,6 +270,9 @@ class DriverNode(Node):
         for process in (self.process, self.hand):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LAST_S)
+        with contextlib.suppress(channel.Closed):  # the last packet knows how all of it went
+            while (record := channel.receive(self.end, channel.STATE)) is not None:
+                self._last = record
 
     def summary(self) -> dict[str, object]:
         """Everything that `realign run` reports of the robot."""

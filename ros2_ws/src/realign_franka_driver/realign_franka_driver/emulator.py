@@ -161,7 +161,13 @@ def main() -> None:
         given.summary.write_text(json.dumps(emulator.summary()))
     if given.trace is not None:
         rows = np.array(emulator.trace, dtype=_TRACE)
-        np.savez(given.trace, **{name: rows[name] for name in rows.dtype.names or ()})
+        np.savez(
+            given.trace,
+            t_ns=rows["t_ns"],
+            mode=rows["mode"],
+            answered=rows["answered"],
+            speed_rad_s=rows["speed_rad_s"],
+        )
 
 
 if __name__ == "__main__":

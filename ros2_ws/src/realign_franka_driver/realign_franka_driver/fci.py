@@ -74,8 +74,11 @@ class FrankaRobot:
         address: IP address or host name of the control box.
         enforce_realtime: see :func:`connect`.
 
+    Attributes:
+        reflex: errors that it was found in, empty for none; only a recovery ends them.
+
     Raises:
-        InputError: see :func:`connect`, or the robot is not ready to move.
+        InputError: see :func:`connect`, or the robot is in a mode that is none of ours.
     """
 
     def __init__(self, address: str, *, enforce_realtime: bool = False) -> None:
@@ -83,17 +86,12 @@ class FrankaRobot:
         self.model = self.robot.load_model()
         self._control: Any = None
         state = self.read()
-        mode = state.robot_mode
-        if mode == pylibfranka.RobotMode.Reflex:
-            errors = str(state.current_errors)
-            raise InputError(
-                f"expected a robot at {address} that is ready, but it is in reflex {errors}; see "
-                "to the cause, then recover it in Desk or with the service ~/recover"
-            )
-        if mode != pylibfranka.RobotMode.Idle:
+        mode, modes = state.robot_mode, pylibfranka.RobotMode
+        self.reflex = str(state.current_errors) if mode == modes.Reflex else ""
+        if mode not in (modes.Idle, modes.Reflex, modes.UserStopped):
             raise InputError(
                 f"expected a robot at {address} that is ready, but its mode is {mode.name}; "
-                "release the user stop, set the mode to Execution in Desk, activate FCI"
+                "set it to Execution in Desk and activate FCI"
             )
 
     def read(self) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from realign_franka_driver import layout
 from realign_franka_driver.arm import Arm
 from realign_franka_driver.layout import PERIOD_S, GripperCommand, GripperStatus
@@ -42,7 +44,7 @@ class Gripper:
         self._since = 0
         self._accepted = (0.0, 0.0)
         self._ticks = 0
-        self._state: Any = layout.np.zeros((), dtype=layout.GRIPPER_STATE)
+        self._state: Any = np.zeros((), dtype=layout.GRIPPER_STATE)
 
     @property
     def busy(self) -> bool:

@@ -73,9 +73,11 @@ class TrajectoryCore:
             self._last = None
             return None
         if not np.isfinite(target_rad).all():
-            return self.halt(Halt.BAD_COMMAND)
+            self.halt(Halt.BAD_COMMAND)
+            return None
         if self._qpos is None or (now_ns - self._state_ns) / NS > self._timeout_s:
-            return self.halt(Halt.ROBOT_SILENT)
+            self.halt(Halt.ROBOT_SILENT)
+            return None
         if (now_ns - self._command_ns) / NS > self._pause_s:
             self._last = None
         first = self._last is None
@@ -84,7 +86,8 @@ class TrajectoryCore:
         if distance.max() > (self._start_rad if first else self._jump_rad):
             joint = self.robot.joint_names[int(distance.argmax())]
             why = Halt.FAR_START if first else Halt.JUMP
-            return self.halt(why, f"{joint} by {distance.max():.2f} rad")
+            self.halt(why, f"{joint} by {distance.max():.2f} rad")
+            return None
         self._last, self._command_ns = target_rad, now_ns
         self.sent += 1
         return target_rad

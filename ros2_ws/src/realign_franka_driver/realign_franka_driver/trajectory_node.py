@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -32,7 +33,7 @@ _HORIZON_PERIODS = 2.0
 class TrajectoryNode(Node):
     """Parameters and messages; the rest is in the core."""
 
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__("franka_trajectory", **kwargs)
         value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
         self.robot = get_robot(value("robot", ""))
