@@ -185,6 +185,7 @@ class ChunkPolicy:
     def _forget(self) -> None:
         self._states: list[Float] = []
         self._images: dict[str, list[NDArray[np.uint8]]] = {}
+        self._instruction: str | None = None
         self._stamp_ns = 0
         self._plan: Float | None = None
         self._speeds = np.zeros((1, len(self._joints)))
@@ -228,6 +229,7 @@ class ChunkPolicy:
         return Window(
             state=np.stack(self._states)[None],
             images={name: np.stack(past)[None] for name, past in self._images.items()},
+            instructions=() if self._instruction is None else (self._instruction,),
         )
 
     def decode(
@@ -292,6 +294,7 @@ class ChunkPolicy:
         goal = np.zeros(3) if observation.goal is None else observation.goal
         state = np.concatenate([rows.ravel(), goal])[self._index]
         keep = spec.observation_horizon
+        self._instruction = observation.instruction
         self._states = [*(self._states or [state] * keep)[1:], state][-keep:]
         for camera in spec.cameras:
             if camera.name not in observation.images:

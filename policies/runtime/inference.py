@@ -16,6 +16,7 @@ from typing import Protocol
 
 from policies.interface import Float
 from policies.runtime.failure import PolicyFailure, failure_of
+from policies.runtime.scheduling import leave_realtime
 
 Job = Callable[[], Float | None]
 
@@ -151,6 +152,7 @@ class ThreadedInference:
                     return
                 request, job = self._jobs.popleft()
                 self._working = True
+            leave_realtime()  # whoever asked for priority meant the loop that we work beside
             outcome = carry_out(request, job)
             with self._changed:
                 self._working = False

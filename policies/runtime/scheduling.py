@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 
@@ -28,3 +29,12 @@ def prefer_realtime(priority: int) -> str:
     except (PermissionError, OSError, AttributeError):
         return "normal"
     return "fifo"
+
+
+def leave_realtime() -> None:
+    """Put the calling thread back among the normal ones.
+
+    Long work at the priority of a control loop would hold up the loop on a machine with one core.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -170,7 +170,7 @@ class Dialect:
     Attributes:
         state: key of the newest state, (D,).
         images: camera name -> key of its newest image, (H, W, 3).
-        prompt: key and text of the instruction, or None.
+        prompt: key of the instruction, and the text where a window has none; or None.
     """
 
     state: str
@@ -290,5 +290,6 @@ def _foreign(window: Window, dialect: Dialect) -> dict[str, Any]:
     for name, key in dialect.images.items():
         question[key] = np.ascontiguousarray(window.images[name][0, -1])
     if dialect.prompt is not None:
-        question[dialect.prompt[0]] = dialect.prompt[1]
+        key, text = dialect.prompt
+        question[key] = window.instructions[0] if window.instructions else text
     return question

@@ -2,8 +2,9 @@
 
 The server speaks first: a map that describes the policy. Then the client asks, one map at a time:
 
-- ``state`` (To, D), ``images`` of name -> (To, H, W, 3), and ``prefix`` of ``actions`` (Tp, A) and
-  ``weights`` (Tp,), a plan to continue -> ``actions`` (Tp, A), all in raw units;
+- ``state`` (To, D), ``images`` of name -> (To, H, W, 3), ``prompt``, an instruction, and
+  ``prefix`` of ``actions`` (Tp, A) and ``weights`` (Tp,), a plan to continue -> ``actions``
+  (Tp, A), all in raw units;
 - ``reset``, a seed -> ``reset``.
 
 An answer repeats the ``request_id`` of its question. A text frame is an error, in one sentence.
@@ -38,7 +39,9 @@ UNITS = {
 }
 """Unit of each quantity that a state or an action of a robot can have."""
 _SPARE_BYTES = 64 * 1024
-_ASK_KEYS = {"state", "images", "executed", "prefix", "request_id"}
+MAX_PROMPT = 2000
+"""Characters of an instruction."""
+_ASK_KEYS = {"state", "images", "executed", "prefix", "prompt", "request_id"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +165,8 @@ def dump_question(
         "images": {name: past[0] for name, past in window.images.items()},
         "executed": executed,
     }
+    if window.instructions:
+        message["prompt"] = window.instructions[0]
     if prefix is not None:
         message["prefix"] = {"actions": prefix.actions[0], "weights": prefix.weights}
     return message
@@ -199,8 +204,13 @@ def parse_question(message: Mapping[str, Any], spec: ChunkSpec) -> Question:
     executed = message.get("executed", 0)
     if type(executed) is not int or not 0 <= executed < 1_000_000:
         raise InputError(f"request: expected a number of steps in 'executed', got {executed!r:.40}")
+    prompt = message.get("prompt")
+    if prompt is not None and (not isinstance(prompt, str) or len(prompt) > MAX_PROMPT):
+        raise InputError(f"request: expected text of up to {MAX_PROMPT} characters in 'prompt'")
     return Question(
-        window=Window(state=state[None], images=images),
+        window=Window(
+            state=state[None], images=images, instructions=() if prompt is None else (prompt,)
+        ),
         executed=executed,
         prefix=_parse_prefix(message.get("prefix"), spec),
     )

@@ -6,6 +6,7 @@ t, t + 1, ... in hundredths of a radian, so that each command says for which ste
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -184,6 +185,20 @@ def test_engine_without_delay_gives_the_answers_of_the_policy_itself():
         assert_array_equal(chunk.positions_rad, wanted.positions_rad)
         qpos = wanted.positions_rad[1]
     assert np.abs(qpos - PANDA.default_rad).max() > 0.05
+
+
+def test_instruction_of_the_newest_observation_reaches_the_model():
+    policy = load_policy(Path(policies.__file__).parent / "checkpoints" / "panda_reach", PANDA)
+    for told, instructions in ((None, ()), ("left", ("left",)), ("right", ("right",))):
+        observation = Observation(
+            stamp_ns=0,
+            qpos_rad=PANDA.default_rad,
+            qvel_rad_s=np.zeros(7),
+            goal=np.zeros(3),
+            instruction=told,
+        )
+        policy.observe(observation, *policy.at_rest(observation))
+        assert policy.window().instructions == instructions
 
 
 def test_each_chunk_tells_what_comes_next():
@@ -450,6 +465,20 @@ def test_inferences_do_one_job_at_a_time_and_tell_how_it_ended():
         assert done[1].failure.text == "the model failed: ValueError: bad"
         assert not inference.busy
         assert inference.close(5.0)
+
+
+def test_inference_gives_up_the_priority_of_the_loop_beside_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *a: asked.append((a[:2], thread_name())))
+
+    def thread_name():
+        return threading.current_thread().name
+
+    inference = ThreadedInference()
+    inference.submit(1, lambda: np.ones(2))
+    inference.wait(30.0)
+    assert inference.close(5.0)
+    assert asked == [((0, os.SCHED_OTHER), "inference")]
 
 
 # ---- policies that answer each observation -----------------------------------------------------

@@ -29,7 +29,13 @@ from policies.runtime.failure import Failure, PolicyFailureError
 from policies.runtime.planning import EngineConfig
 from policies.serving.client import Dialect, RemoteConfig, RemoteModel, open_session
 from policies.serving.descriptor import write_descriptor
-from policies.serving.protocol import Served, dump_served, parse_question, parse_served
+from policies.serving.protocol import (
+    Served,
+    dump_question,
+    dump_served,
+    parse_question,
+    parse_served,
+)
 from policies.serving.server import PolicyServer, ServeConfig, read_token
 from policies.serving.wire import MAX_ITEMS, pack, unpack
 from sim2real import cli
@@ -281,6 +287,8 @@ def test_peer_of_openpi_is_answered(server):
         ({"state": np.full(31, np.nan)}, "finite numbers in 'state'"),
         ({"state": np.zeros(31), "images": {"wrist": np.zeros((2, 2, 3))}}, "cameras [], got"),
         ({"state": np.zeros(31), "instruction": "go"}, "got ['instruction']"),
+        ({"state": np.zeros(31), "prompt": 3}, "'prompt'"),
+        ({"state": np.zeros(31), "prompt": "go " * 1000}, "'prompt'"),
         ({"state": np.zeros(31), "executed": -1}, "'executed'"),
         ({"state": np.zeros(31), "executed": True}, "'executed'"),
         ({"state": np.zeros(31), "request_id": "a"}, "'request_id'"),
@@ -598,6 +606,11 @@ def test_what_is_told_of_a_policy_comes_back():
     question = {"state": blank.state[0], "images": {"wrist": blank.images["wrist"][0]}}
     found = parse_question(unpack(pack(question)), spec).window
     assert found.images["wrist"].shape == (1, 2, 16, 24, 3)
+    assert found.instructions == ()
+    told = dump_question(Window(state=blank.state, instructions=("push",)), 3, None, 5)
+    del told["images"]
+    asked = parse_question(unpack(pack(question | told)), spec)
+    assert (asked.window.instructions, asked.executed, asked.prefix) == (("push",), 3, None)
     wrong = {"images": {"wrist": np.zeros((2, 16, 24, 3))}}
     with pytest.raises(InputError, match="uint8 in image 'wrist'"):
         parse_question(question | wrong, spec)
@@ -644,6 +657,9 @@ def test_server_of_openpi_is_asked_in_its_own_words():
         assert_array_equal(actions[0, 3], PANDA.default_rad.astype(np.float32))
         assert set(asked[0]) == {"observation/state", "prompt"}
         assert asked[0]["prompt"] == "reach the red cup"
+        told = Window(state=window().state, instructions=("reach the blue cup",))
+        model.sample(told)
+        assert asked[1]["prompt"] == "reach the blue cup"
         with pytest.raises(InputError, match="--executor async"):
             model.sample(window(), prefix=Prefix(actions=np.zeros((1, 7, 7)), weights=np.zeros(7)))
         model.close()
