@@ -47,15 +47,15 @@ class CommandShaper:
     def begin(self, first_rad: Float, now_ns: int) -> None:
         """Start a motion: a ramp if the first target, (n,), is far from where the robot is.
 
-        A position command goes on from the last command, at its speed, if there was one: a robot
-        that is still slowing down must not be told to stand where it was measured.
+        It goes on from the last command, at its speed, if there was one: a robot that is still
+        slowing down must not be told to stand where it was measured.
         """
         assert self._qpos is not None  # armed with a joint state
-        if self._is_set_point or self.command_rad is None:
+        if self.command_rad is None:
             self._limiter.start(self._qpos)
             self.command_rad = self._qpos
-        # The first set-point may lead the measured pose by as much as `jump_rad` allows.
-        self._budget_rad = np.maximum(self.limits.jump_rad, self._full_budget_rad)
+            # The first set-point may lead the measured pose by as much as `jump_rad` allows.
+            self._budget_rad = np.maximum(self.limits.jump_rad, self._full_budget_rad)
         far = np.abs(first_rad - self.command_rad) > self.limits.jump_rad
         self._ramp_from = self.command_rad if bool(far.any()) else None
         self._ramp_ns = now_ns

@@ -128,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file}: not valid JSON ({error}); copy the model again") from None
     if not isinstance(config, dict):
         raise InputError(f"{file}: expected the description of a delta model, got something else")

@@ -303,7 +303,13 @@ def _columns(
             )
         column = table[key].combine_chunks()
         width = len(AXES[key]) if key in AXES else n
-        values = np.asarray(column.flatten() if key != "time_s" else column, dtype=np.float64)
+        try:
+            values = np.asarray(column.flatten() if key != "time_s" else column, dtype=np.float64)
+        except (ValueError, TypeError, AttributeError):
+            raise InputError(
+                f"episodes {directory}: expected numbers in {key}, got something else; "
+                "build the episodes again"
+            ) from None
         if values.size != table.num_rows * (1 if key == "time_s" else width):
             raise InputError(
                 f"episodes {directory}: expected {width} values a row in {key}, got "

@@ -119,10 +119,8 @@ class Bench:
     def check_motion(self, sent, window):
         """Speed, and for positions acceleration; a set-point may also be carried by the torque."""
         if window is not None:
-            # Set-points step once in a period of the policy; a motion may begin with a longer one.
-            began = self.guard.transitions[-1].stamp_ns == self.guard.stamp_now(self.now)
+            # Set-points step once in a period of the policy.
             allowed = self.limits.velocity_rad_s * self.guard.config.policy_period_s + 1e-9
-            allowed = np.maximum(allowed, self.limits.jump_rad) if began else allowed
             carried = np.abs(window - self.window).max(axis=0)
             assert (np.abs(sent - self.last) <= allowed + carried).all()
             return
