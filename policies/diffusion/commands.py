@@ -88,7 +88,7 @@ def train_command(
         initial=initial,
         state_dir=state_dir,
         resume=options.resume,
-        log=_tensorboard(options.tensorboard),
+        log=open_log(options.tensorboard),
     )
     result = {
         "name": config.name,
@@ -172,7 +172,12 @@ def _export(
     }
 
 
-def _tensorboard(folder: Path | None) -> Log | None:
+def open_log(folder: Path | None) -> Log | None:
+    """What writes curves of a training to a folder, or None.
+
+    Raises:
+        InputError: tensorboard is not installed.
+    """
     if folder is None:
         return None
     try:

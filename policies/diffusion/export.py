@@ -18,6 +18,7 @@ from policies.diffusion.backend import (
     DENOISER_FILE,
     ENCODER_FILE,
     WEIGHTS_FILE,
+    Backend,
     OnnxBackend,
     TorchBackend,
 )
@@ -82,7 +83,15 @@ def _inputs(config: ModelConfig, batch: int) -> tuple[list[Tensor], list[Tensor]
     return seen, [torch.from_numpy(noisy), torch.from_numpy(level)]
 
 
-def _export(module: nn.Module, inputs: list[Tensor], names: list[str], outputs: list[str]) -> bytes:
+def to_onnx(module: nn.Module, inputs: list[Tensor], names: list[str], outputs: list[str]) -> bytes:
+    """A network as ONNX; the first axis of every input and output is free.
+
+    Args:
+        module: the network, on the CPU.
+        inputs: example inputs, batch of 2.
+        names: of the inputs.
+        outputs: names of the outputs.
+    """
     buffer: Any = io.BytesIO()
     with warnings.catch_warnings():
         # The newer exporter needs a package more and writes the same graph.
@@ -116,8 +125,8 @@ def export_onnx(
     names = ["state", *(f"image_{camera.name}" for camera in config.spec.cameras)]
     weights = {k: np.ascontiguousarray(v.numpy()) for k, v in network.state_dict().items()}
     return {
-        ENCODER_FILE: _export(_Encoder(network).eval(), seen, names, ["condition"]),
-        DENOISER_FILE: _export(
+        ENCODER_FILE: to_onnx(_Encoder(network).eval(), seen, names, ["condition"]),
+        DENOISER_FILE: to_onnx(
             _Denoiser(network).eval(),
             [*asked, condition],
             ["noisy", "time", "condition"],
@@ -155,13 +164,19 @@ def compare(config: ModelConfig, files: dict[str, bytes], weights: dict[str, Flo
             for a, b in zip(*pair, strict=True):
                 worst = max(worst, float(np.abs(a - b).max()))
             if batch == 1:
-                times = [_median_s(x, [*asked, wanted]) for x in (original, exported)]
+                times = [median_s(x, [*asked, wanted]) for x in (original, exported)]
     finally:
         torch.set_num_threads(threads)
     return Parity(max_difference=worst, torch_s=times[0], onnx_s=times[1])
 
 
-def _median_s(backend: OnnxBackend | TorchBackend, inputs: list[Float32]) -> float:
+def median_s(backend: Backend, inputs: list[Float32]) -> float:
+    """Median time of one evaluation of the denoiser, s.
+
+    Args:
+        backend: the networks.
+        inputs: noisy actions, level, condition.
+    """
     spent = []
     for _ in range(_TIMED):
         start = time.perf_counter()

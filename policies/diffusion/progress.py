@@ -147,7 +147,8 @@ class Progress(Generic[Network]):
             ) from error
         for key, value in averaged.items():
             self.averaged[key].copy_(value)
-        self.step = int(tensors["optimiser.0.step"])
+        # What does not take part in every step has fewer of its own.
+        self.step = max(int(value) for key, value in tensors.items() if key.endswith(".step"))
 
     def _restore_optimiser(self, tensors: dict[str, Tensor]) -> None:
         parameters = list(self.network.parameters())

@@ -8,18 +8,28 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from policies.checkpoint import load_chunk_model
+from policies.checkpoint_files import read_config
 from policies.datasets.collect import collect
 from policies.datasets.demonstrations import check_free, save_demonstrations
 from policies.diffusion.interface import ChunkModel
+from policies.errors import InputError
 from policies.evaluation.evaluate import EvaluationConfig, evaluate
 from policies.evaluation.loop import ExecutionConfig
+from policies.vla.checkpoint import build_vla, is_vla, read_vla
 from sim2real.results import check_new, write_json
-from sim2real.tasks import metaworld
+from sim2real.tasks import language_touch, metaworld
 from sim2real.tasks.registry import make_environment, make_expert
 
 DEFAULT_NOISE = 0.1
-LINGER = {task: 20 for task in metaworld.TASKS}  # a quarter of a second
-EXPERT_NOISE = {"obstacle": 0.05, "panda-ball": 0.02}
+LINGER = {
+    **dict.fromkeys(metaworld.TASKS, 20),  # a quarter of a second
+    **dict.fromkeys(language_touch.TASKS, 3),
+}
+EXPERT_NOISE = {
+    "obstacle": 0.05,
+    "panda-ball": 0.02,
+    **dict.fromkeys(language_touch.TASKS, 0.02),
+}
 
 
 def policy_demos(
@@ -34,9 +44,10 @@ def policy_demos(
     """Record demonstrations of a task's scripted expert.
 
     Args:
-        task: obstacle; panda-ball, which has a camera and needs realign[video]; or one of
-            Meta-World, which needs realign[metaworld]: reach-v3, drawer-open-v3, pick-place-v3,
-            peg-insert-side-v3.
+        task: obstacle; panda-ball, which has a camera and needs realign[video]; language-touch,
+            which has two and asks for one of four things in words, or always for the same with
+            -red, -green, -blue or -yellow; or one of Meta-World, which needs realign[metaworld]:
+            reach-v3, drawer-open-v3, pick-place-v3, peg-insert-side-v3.
         out: dataset to write, LeRobotDataset v3 layout.
         episodes: successful runs to record.
         noise: standard deviation of noise on what is done, in units of the action (Meta-World:
@@ -70,6 +81,8 @@ def policy_eval(
     tolerance: float | None = None,
     primer: Literal["denoise", "zero", "constant"] | None = None,
     backend: Literal["onnx", "torch"] = "onnx",
+    instruction: str | None = None,
+    phrasing: Literal["train", "held-out"] = "train",
     executor: Literal["receding", "ensemble", "async", "rtc"] = "receding",
     action_horizon: int | None = None,
     delay_steps: int = 0,
@@ -90,6 +103,9 @@ def policy_eval(
         tolerance: error that a step of the sampler adaptive may make, normalised actions.
         primer: start of a streaming plan.
         backend: onnx, or torch.
+        instruction: what the policy is told in a task with instructions, whatever the task is;
+            default: what the task is, in one of the task's phrases.
+        phrasing: phrases of such a task: those of its demonstrations, or others.
         executor: receding waits for each answer; ensemble averages plans; async goes on and swaps
             plans; rtc goes on and has the policy continue the running plan.
         action_horizon: actions from one request to the next; default: the policy's own.
@@ -106,13 +122,14 @@ def policy_eval(
         executor=executor, action_horizon=action_horizon, delay_steps=delay_steps, drop=drop
     )
     config = EvaluationConfig(episodes=episodes, batch=batch, seed=seed)
-    model: ChunkModel = load_chunk_model(
-        policy, sampler=sampler, steps=steps, tolerance=tolerance, primer=primer, backend=backend
-    )
+    model = _load(
+        policy, task, sampler=sampler, steps=steps, tolerance=tolerance, primer=primer,
+        backend=backend,
+    )  # fmt: skip
     with tqdm(total=episodes, desc=task, unit="run", disable=None) as bar:
         result = evaluate(
             model,
-            lambda: make_environment(task),
+            lambda: make_environment(task, instruction=instruction, phrasing=phrasing),
             execution=execution,
             config=config,
             report=bar.update,
@@ -124,12 +141,27 @@ def policy_eval(
         "executor": executor,
         "delay_steps": delay_steps,
         "drop": drop,
+        "instruction": instruction,
         "seed": seed,
         **result.to_json(),
     }
     print(summary(content))
     if json:
         write_json(json, content)
+
+
+def _load(
+    policy: Path, task: str, *, primer: str | None, backend: Literal["onnx", "torch"], **how: Any
+) -> ChunkModel:
+    """The model of a checkpoint of any kind that answers with chunks."""
+    if not is_vla(read_config(policy)[0]):
+        return load_chunk_model(policy, primer=primer, backend=backend, **how)
+    if task not in language_touch.TASKS or primer is not None:
+        raise InputError(
+            f"{policy}: expected a task with instructions, out of {list(language_touch.TASKS)}, "
+            f"and no primer for a policy that reads instructions, got {task!r} and {primer!r}"
+        )
+    return build_vla(read_vla(policy), backend=backend, **how)
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -1,0 +1,160 @@
+"""What ``realign policy train --kind vla`` does."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policies.checkpoint_files import check_writable
+from policies.datasets.demonstrations import Demonstrations, load_demonstrations
+from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
+from policies.diffusion.chunk_policy import bind_robot
+from policies.diffusion.commands import TrainOptions, open_log
+from policies.diffusion.config import RobotBinding
+from policies.errors import InputError
+from policies.robots import get_robot
+from policies.vla.checkpoint import read_vla, save_vla
+
+if TYPE_CHECKING:
+    from policies.diffusion.trainer import TrainConfig
+    from policies.vla.trainer import Initial, TrainedVla, VlaTrainConfig
+
+DEFAULT_EMBODIMENT = "robot"
+"""Name of the embodiment of data that speak of no known robot."""
+
+
+def vla_config(config: TrainConfig, context_depth: int) -> VlaTrainConfig:
+    """Settings of a generative policy as those of one that reads instructions."""
+    from policies.vla.trainer import VlaTrainConfig
+
+    same = {field.name: getattr(config, field.name) for field in fields(config)}
+    return VlaTrainConfig(**{**same, "kind": "flow"}, context_depth=context_depth)
+
+
+def train_command(
+    dataset: Path, out: Path, config: VlaTrainConfig, options: TrainOptions
+) -> dict[str, Any]:
+    """Train, export, compare and save.
+
+    Args:
+        dataset: demonstrations in the LeRobotDataset v3 layout; tasks are instructions.
+        out: checkpoint directory to create.
+        config: how to train.
+        options: everything else.
+
+    Returns:
+        JSON-ready figures; nothing was saved if ``parity.passed`` is false.
+
+    Raises:
+        InputError: data, options and files do not fit together.
+    """
+    from policies.diffusion.networks import count_parameters
+    from policies.vla.trainer import train_vla
+
+    check_writable(out, overwrite=options.overwrite)
+    state_dir = out.with_name(f"{out.name}.training")
+    if state_dir.exists() and not options.resume:
+        raise InputError(
+            f"{state_dir}: expected no interrupted training, but there is one; add --resume to go "
+            "on with it, or remove it"
+        )
+    demonstrations = load_demonstrations(dataset)
+    name, binding = _embodiment(demonstrations, options.robot)
+    start = time.monotonic()
+    trained = train_vla(
+        {name: demonstrations},
+        config,
+        robots={name: binding} if binding else {},
+        initial=load_initial(options.init) if options.init else None,
+        state_dir=state_dir,
+        resume=options.resume,
+        log=open_log(options.tensorboard),
+    )
+    result = {
+        "name": config.name,
+        "kind": "vla",
+        "embodiment": name,
+        "parameters": count_parameters(trained.network),
+        "samples": demonstrations.frames,
+        "instructions": len(trained.config.instructions),
+        "steps": config.steps,
+        "loss": trained.loss,
+        "training_s": time.monotonic() - start,
+    }
+    print(
+        f"vla: {result['parameters']} parameters, {result['samples']} samples, "
+        f"{result['instructions']} instructions, loss {trained.loss:.4f}"
+    )
+    result["parity"] = save_trained(trained, out, overwrite=options.overwrite)
+    shutil.rmtree(state_dir, ignore_errors=True)
+    return result
+
+
+def _embodiment(
+    demonstrations: Demonstrations, robot_name: str | None
+) -> tuple[str, RobotBinding | None]:
+    if robot_name is None:
+        return DEFAULT_EMBODIMENT, None
+    robot = get_robot(robot_name)
+    first = np.mean([rows[0] for rows in demonstrations.state], axis=0)
+    binding = bind_robot(demonstrations.state_names, demonstrations.action_names, first, robot)
+    return robot.name, binding
+
+
+def load_initial(path: Path) -> Initial:
+    """A checkpoint to go on from.
+
+    Raises:
+        InputError: it is damaged or was saved without weights.
+    """
+    from policies.vla.trainer import Initial
+
+    checkpoint = read_vla(path)
+    return Initial(
+        config=checkpoint.config,
+        weights=checkpoint.weights(),
+        instructions=checkpoint.instructions(),
+    )
+
+
+def save_trained(trained: TrainedVla, out: Path, *, overwrite: bool) -> dict[str, Any]:
+    """Export, compare with torch, and save unless the two differ too much.
+
+    Args:
+        trained: what training left.
+        out: checkpoint directory to create.
+        overwrite: replace an existing checkpoint.
+
+    Returns:
+        JSON-ready comparison.
+    """
+    from policies.diffusion.export import TOLERANCE
+    from policies.vla.export import compare, export_onnx
+
+    files = export_onnx(trained.config, trained.network, trained.instructions)
+    weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
+    parity = compare(trained.config, files, weights)
+    passed = parity.max_difference <= TOLERANCE
+    size = len(files[ENCODER_FILE]) + len(files[DENOISER_FILE])
+    print(
+        f"export: differs from torch by at most {parity.max_difference:.1e} (allowed "
+        f"{TOLERANCE:g}), {parity.speed_ratio:.1f} times as fast, {size / 1e6:.1f} MB"
+    )
+    if passed:
+        save_vla(out, trained.config, files, overwrite=overwrite)
+        print(f"{out}: policy {trained.config.name}")
+    else:
+        print(f"{out}: not written, the export differs too much")
+    return {
+        "max_difference": parity.max_difference,
+        "tolerance": TOLERANCE,
+        "torch_s": parity.torch_s,
+        "onnx_s": parity.onnx_s,
+        "speed_ratio": parity.speed_ratio,
+        "passed": passed,
+    }

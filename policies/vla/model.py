@@ -1,0 +1,127 @@
+"""A trained policy that reads instructions, as a model and as the policy of a robot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from policies.diffusion.chunk_policy import ChunkPolicy
+from policies.diffusion.config import SamplerConfig
+from policies.diffusion.interface import Prefix, Window
+from policies.diffusion.model import GenerativeModel, check_window
+from policies.diffusion.samplers import Estimator
+from policies.errors import InputError
+from policies.interface import Float, Observation, RobotSpec
+from policies.processors import Float32
+from policies.vla.backend import VlaBackend
+from policies.vla.config import VlaConfig
+from policies.vla.instructions import Instructions
+from policies.vla.windows import anchor_values, anchors
+
+
+class VlaModel(GenerativeModel):
+    """Implements :class:`policies.diffusion.interface.ChunkModel`.
+
+    A window that tells nothing is answered as by a robot that was told nothing, which is what a
+    trial answer is; who drives a robot makes sure that there is an instruction.
+
+    Args:
+        config: of the policy.
+        backend: its networks.
+        instructions: those that it knows.
+        sampler: how it is run; None as the checkpoint says.
+
+    Attributes:
+        vla: all of config.json.
+    """
+
+    def __init__(
+        self,
+        config: VlaConfig,
+        backend: VlaBackend,
+        instructions: Instructions,
+        sampler: SamplerConfig | None = None,
+    ) -> None:
+        super().__init__(config.model, backend, sampler)
+        self.vla = config
+        self._networks, self._instructions = backend, instructions
+        self._anchors = anchors(self.spec.state_names, self.spec.action_names)
+
+    def sample_with(
+        self,
+        others: Sequence[tuple[float, Estimator]],
+        window: Window,
+        *,
+        executed: int = 0,
+        prefix: Prefix | None = None,
+    ) -> Float:
+        """See :class:`policies.diffusion.model.GenerativeModel`; networks answer relative plans.
+
+        Raises:
+            InputError: window or prefix do not fit the model, or it is to be steered or composed.
+        """
+        if others or self.guides:
+            raise InputError(
+                f"{self.spec_error}: expected a model of absolute plans, to steer or compose it, "
+                "got one that reads instructions; say in words what it shall do"
+            )
+        # Whether it fits is checked before anything is made of it.
+        check_window(self.spec_error, window, self)
+        here = anchor_values(window.state[:, -1:], self._anchors)
+        if prefix is not None and prefix.actions.shape[::2] == here.shape[::2]:
+            prefix = replace(prefix, actions=prefix.actions - here)
+        return super().sample_with((), window, executed=executed, prefix=prefix) + here
+
+    def condition(self, window: Window) -> Float32:
+        """What the encoder makes of checked windows, (B, C).
+
+        Raises:
+            InputError: an instruction for some of the runs only, or one that cannot be encoded.
+        """
+        state = self.config.state.normalise(window.state).astype(np.float32)
+        images = [window.images[camera.name] for camera in self.spec.cameras]
+        told = window.instructions
+        if not told:
+            return self._networks.encode(state, images)
+        if len(told) != len(state):
+            raise InputError(
+                f"{self.spec_error}: expected an instruction for each of {len(state)} runs, got "
+                f"{len(told)}; give one each, or none"
+            )
+        return self._networks.encode(state, images, self._instructions.rows(told))
+
+
+class VlaPolicy(ChunkPolicy):
+    """Implements :class:`policies.interface.Policy`: each observation carries an instruction.
+
+    Another instruction takes effect with the next chunk.
+
+    Args:
+        model: the model; its checkpoint names the robot.
+        robot: the robot that it shall run on.
+        sha256: hash over the checkpoint's files.
+
+    Raises:
+        InputError: the model is not for this robot.
+    """
+
+    def __init__(self, model: VlaModel, robot: RobotSpec, sha256: str) -> None:
+        super().__init__(model, robot, sha256)
+        self.spec = replace(self.spec, needs=(*self.spec.needs, "instruction"))
+        self._told: tuple[str, ...] = ()
+
+    def observe(self, observation: Observation, command: Float, speed: Float) -> None:
+        """As :class:`policies.diffusion.chunk_policy.ChunkPolicy`, with the instruction.
+
+        Raises:
+            InputError: the instruction, a field or a camera is missing.
+        """
+        super().observe(observation, command, speed)
+        # There is one: the policy needs it, so it was looked for.
+        self._told = (observation.instruction or "",)
+
+    def window(self) -> Window:
+        """The last observations and what is to be done, as a copy."""
+        return replace(super().window(), instructions=self._told)

@@ -1,0 +1,310 @@
+"""Training: flow matching of action chunks, for one robot or several that share a trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.config import ModelConfig, RobotBinding
+from policies.diffusion.interface import ChunkSpec
+from policies.diffusion.process import Flow
+from policies.diffusion.progress import Progress
+from policies.diffusion.trainer import (
+    Log,
+    TrainConfig,
+    model_config,
+    rate_share,
+    spec_of,
+    training_device,
+)
+from policies.errors import InputError
+from policies.processors import Float32
+from policies.vla.config import TrunkConfig, VlaConfig, check_embodiment
+from policies.vla.instructions import Encode, Instructions
+from policies.vla.network import VlaNetwork
+from policies.vla.objectives import Draws, Source, glance_error, plan_error
+from policies.vla.windows import AnchoredWindows
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlaTrainConfig(TrainConfig):
+    """How a policy is trained, besides :class:`policies.diffusion.trainer.TrainConfig`.
+
+    Width and depth of ``network`` are those of the layers over the actions.
+
+    Attributes:
+        context_depth: layers over images, states and words.
+        draws: noise levels that each observation is used with in a step; its context, which
+            costs most, is computed once for all of them. The first is pure noise, where nothing
+            but the context tells what to do.
+        glance_steps: steps at the start in which only the glance is trained, by regression of the
+            mean plan: words and images find each other there at a fourth of the cost of a whole
+            step. None for half of the steps, or for none where training goes on from a policy.
+    """
+
+    kind: str = "flow"
+    context_depth: int = 2
+    draws: int = 2
+    glance_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """A trained policy to go on from.
+
+    Attributes:
+        config: of its checkpoint.
+        weights: name -> array.
+        instructions: that it knows.
+    """
+
+    config: VlaConfig
+    weights: Mapping[str, Float32]
+    instructions: Instructions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedVla:
+    """What training leaves.
+
+    Attributes:
+        config: all of config.json.
+        network: with averaged weights, on the CPU.
+        instructions: with their vectors.
+        loss: mean over the last tenth of the steps.
+    """
+
+    config: VlaConfig
+    network: VlaNetwork
+    instructions: Instructions
+    loss: float
+
+
+def train_vla(
+    demonstrations: Mapping[str, Demonstrations],
+    config: VlaTrainConfig,
+    *,
+    robots: Mapping[str, RobotBinding] | None = None,
+    initial: Initial | None = None,
+    encoder: Encode | None = None,
+    state_dir: Path | None = None,
+    resume: bool = False,
+    log: Log | None = None,
+) -> TrainedVla:
+    """Train a policy; the same arguments give the same weights on the same machine.
+
+    Args:
+        demonstrations: name of each embodiment -> what it learns from; the task of an episode is
+            its instruction. The first one is deployed.
+        config: how.
+        robots: robot of an embodiment, where it is one.
+        initial: policy to start from. Embodiments that it has keep their normalisation and
+            weights, and may get other cameras; embodiments that it has not start anew on its trunk.
+        encoder: of instructions; None for the installed one.
+        state_dir: folder in which training keeps what it needs to be resumed, or None.
+        resume: go on from ``state_dir``.
+        log: called every 100 steps with the step and named figures.
+
+    Raises:
+        InputError: data, settings and the state to resume from do not fit together.
+    """
+    if config.draws < 1 or config.context_depth < 1:
+        raise InputError(
+            "training: expected at least one draw and one layer over the context, got "
+            f"{config.draws} and {config.context_depth}"
+        )
+    texts = [text for data in demonstrations.values() for text in data.task]
+    known = initial.instructions.known if initial else {}
+    new = Instructions.of([text for text in texts if text not in known] or texts[:1], encoder)
+    instructions = Instructions({**known, **new.known}, encoder)
+    sources, models = _sources(demonstrations, config, instructions, robots or {}, initial)
+    trunk = _trunk(models, config, instructions.size, initial)
+    described = VlaConfig(
+        name=config.name,
+        deployed=next(iter(demonstrations)),
+        trunk=trunk,
+        embodiments={**(initial.config.embodiments if initial else {}), **models},
+        instructions=tuple(instructions.known),
+    )
+    for name, model in described.embodiments.items():
+        check_embodiment(name, model, trunk, "training")
+    specs = {name: model.spec for name, model in described.embodiments.items()}
+    network = VlaNetwork(trunk, specs, seed=config.seed)
+    if initial:
+        adopt(network, initial)
+    else:
+        network.set_usual(instructions.rows(list(instructions.known)))
+    if initial and config.glance_steps is None:
+        config = replace(config, glance_steps=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        data = "+".join(source.windows.sha256 for source in sources)
+        progress = Progress(network.to(training_device(config.device)), config, data)
+        if resume and state_dir is not None:
+            progress.restore(state_dir)
+        loss = _run(progress, sources, config, instructions, state_dir, log)
+    finally:
+        torch.set_num_threads(threads)
+    network.load_state_dict(progress.averaged)
+    return TrainedVla(
+        config=described, network=network.cpu().eval(), instructions=instructions, loss=loss
+    )
+
+
+def _sources(
+    demonstrations: Mapping[str, Demonstrations],
+    config: VlaTrainConfig,
+    instructions: Instructions,
+    robots: Mapping[str, RobotBinding],
+    initial: Initial | None,
+) -> tuple[list[Source], dict[str, ModelConfig]]:
+    order = list(instructions.known)
+    sources, models = [], {}
+    for name, data in demonstrations.items():
+        before = initial.config.embodiments.get(name) if initial else None
+        if before is not None:
+            _check_same(name, before.spec, spec_of(data, config))
+        windows = AnchoredWindows(
+            data,
+            observation_horizon=config.observation_horizon,
+            prediction_horizon=config.prediction_horizon,
+            normalisation=config.normalisation,
+            normalisers=(before.state, before.action) if before else None,
+        )
+        said = np.repeat([order.index(text) for text in data.task], [len(x) for x in data.state])
+        sources.append(Source(name=name, windows=windows, said=said))
+        models[name] = model_config(spec_of(data, config), windows, config, robots.get(name))
+    return sources, models
+
+
+def _check_same(name: str, before: ChunkSpec, now: ChunkSpec) -> None:
+    """A known embodiment may get other cameras; nothing else of it may change."""
+    kept = ("state_names", "action_names", "observation_horizon", "prediction_horizon", "rate_hz")
+    for key in kept:
+        old, new = getattr(before, key), getattr(now, key)
+        if old != new:
+            raise InputError(
+                f"training: expected {key} {old} of the embodiment {name!r}, as the initial policy "
+                f"has it, got {new}; give the demonstrations another --embodiment"
+            )
+
+
+def _trunk(
+    models: Mapping[str, ModelConfig],
+    config: VlaTrainConfig,
+    text_size: int,
+    initial: Initial | None,
+) -> TrunkConfig:
+    """The trunk of the initial policy with the cameras that are new, or a fresh one."""
+    if initial:
+        before = initial.config.trunk
+        cameras = [*before.cameras, *_cameras(models)]
+        return replace(before, cameras=tuple(dict.fromkeys(cameras)))
+    return TrunkConfig(
+        width=config.network.width,
+        context_depth=config.context_depth,
+        depth=config.network.depth,
+        text_size=text_size,
+        cameras=tuple(dict.fromkeys(_cameras(models))),
+        history=config.observation_horizon,
+    )
+
+
+def _cameras(models: Mapping[str, ModelConfig]) -> list[str]:
+    return [camera.name for model in models.values() for camera in model.spec.cameras]
+
+
+def adopt(network: VlaNetwork, initial: Initial) -> None:
+    """Take over the weights of a trained policy; a camera that is new begins as their mean.
+
+    Args:
+        network: with initial weights; what the policy has not keeps them.
+        initial: the policy.
+
+    Raises:
+        InputError: its weights are not those that its config.json describes.
+    """
+    weights = {name: torch.from_numpy(value) for name, value in initial.weights.items()}
+    fresh = len(network.config.cameras) - len(weights["camera"])
+    new_rows = weights["camera"].mean(dim=0, keepdim=True).expand(fresh, -1)
+    weights["camera"] = torch.cat([weights["camera"], new_rows])
+    # The glance joins the cameras of an embodiment: with others it begins anew.
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    reshaped = {
+        name
+        for name, value in weights.items()
+        if ".glance." in name and name in shapes and shapes[name] != value.shape
+    }
+    try:
+        missing, unknown = network.load_state_dict(
+            {name: value for name, value in weights.items() if name not in reshaped}, strict=False
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"initial policy {initial.config.name!r}: expected the weights that its config.json "
+            "describes, got others; copy the checkpoint again"
+        ) from error
+    added = tuple(
+        f"embodiments.{name}." for name in network.specs if name not in initial.config.embodiments
+    )
+    if unknown or any(not name.startswith(added) for name in set(missing) - reshaped):
+        raise InputError(
+            f"initial policy {initial.config.name!r}: expected weights for all of its network, got "
+            "too few or too many; copy the checkpoint again"
+        )
+
+
+def _run(
+    progress: Progress[VlaNetwork],
+    sources: list[Source],
+    config: VlaTrainConfig,
+    instructions: Instructions,
+    state_dir: Path | None,
+    log: Log | None,
+) -> float:
+    """The optimiser steps that are left; returns the mean loss over the last tenth."""
+    from tqdm import trange
+
+    process = Draws(process=Flow(), draws=config.draws)
+    table = instructions.rows(list(instructions.known))
+    sizes = np.array([len(source.windows) for source in sources], dtype=np.float64)
+    glance = config.steps // 2 if config.glance_steps is None else config.glance_steps
+    bar = trange(
+        *(progress.step, config.steps),
+        initial=progress.step,
+        total=config.steps,
+        disable=None,
+        desc="training vla",
+        leave=False,
+    )
+    try:
+        for step in bar:
+            # A generator for each step: what is drawn does not depend on where training resumed.
+            rng = np.random.default_rng([config.seed, step])
+            source = sources[int(rng.choice(len(sources), p=sizes / sizes.sum()))]
+            if step < glance:
+                error = glance_error(
+                    progress.network, source, table, config.batch, config.draws, rng
+                )
+                rate = config.learning_rate * rate_share(step, glance)
+            else:
+                error = plan_error(
+                    progress.network, source, table, process, config.batch, config.draws, rng
+                )
+                rate = config.learning_rate * rate_share(step - glance, config.steps - glance)
+            loss = progress.update(error, rate)
+            if log is not None and step % 100 == 0:
+                log(step, {"loss": float(loss), "learning_rate": rate})
+            if state_dir is not None and progress.step % config.save_every == 0:
+                progress.save(state_dir)
+    except KeyboardInterrupt:
+        if state_dir is not None:
+            progress.save(state_dir)
+        raise
+    return progress.recent_loss(config.steps)

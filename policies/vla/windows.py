@@ -1,0 +1,85 @@
+"""Training samples whose plans are relative to the state in which they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.normaliser import Normalisation, Normaliser, fit_normaliser
+from policies.diffusion.windows import Batch, Windows
+from policies.interface import Float
+
+_ANCHORS = {"position": "qpos"}
+"""Quantity of an action -> quantity of the state that it is relative to."""
+
+
+def anchors(state_names: Sequence[str], action_names: Sequence[str]) -> NDArray[np.intp]:
+    """Entry of the state that each action is relative to, or -1 for none, (A,).
+
+    ``position/joint`` is relative to ``qpos/joint``, where the state has it.
+    """
+    place = {name: i for i, name in enumerate(state_names)}
+    found = []
+    for name in action_names:
+        quantity, _, joint = name.partition("/")
+        found.append(place.get(f"{_ANCHORS.get(quantity, '')}/{joint}", -1))
+    return np.array(found, dtype=np.intp)
+
+
+def anchor_values(state: Float, index: NDArray[np.intp]) -> Float:
+    """What is added to relative actions, (..., A), by the newest state (..., D)."""
+    return np.where(index >= 0, state[..., np.maximum(index, 0)], 0.0)
+
+
+class AnchoredWindows(Windows):
+    """As :class:`policies.diffusion.windows.Windows`; plans are relative and normalised so.
+
+    What a plan has to tell is where to go from here: as absolute positions that is a small part of
+    their spread, and a network would learn to repeat its state long before it learns to look.
+
+    Args:
+        demonstrations: what to learn from; checked.
+        observation_horizon: observations in a window, To.
+        prediction_horizon: actions in a plan, Tp.
+        normalisation: how states and actions are scaled.
+        normalisers: of states and relative actions, to go on with those of another model.
+
+    Raises:
+        InputError: the demonstrations are not well-formed or finite.
+    """
+
+    def __init__(
+        self,
+        demonstrations: Demonstrations,
+        *,
+        observation_horizon: int,
+        prediction_horizon: int,
+        normalisation: Normalisation,
+        normalisers: tuple[Normaliser, Normaliser] | None = None,
+    ) -> None:
+        super().__init__(
+            demonstrations,
+            observation_horizon=observation_horizon,
+            prediction_horizon=prediction_horizon,
+            normalisation=normalisation,
+            normalisers=normalisers,
+        )
+        state, action = np.concatenate(demonstrations.state), np.concatenate(demonstrations.action)
+        index = anchors(demonstrations.state_names, demonstrations.action_names)
+        plans = action[self._future] - anchor_values(state, index)[:, None]
+        if normalisers is None:
+            flat = plans.reshape(-1, action.shape[1])
+            self.action_normaliser = fit_normaliser(flat, normalisation)
+        self._plans = self.action_normaliser.normalise(plans).astype(np.float32)
+
+    def batch(self, index: NDArray[np.intp]) -> Batch:
+        """The windows of these frames."""
+        whole = super().batch(index)
+        return Batch(state=whole.state, action=self._plans[index], images=whole.images)
+
+    def plans(self) -> Float:
+        """Normalised plans of all frames, (frames, Tp, A)."""
+        return self._plans.astype(np.float64)
