@@ -165,17 +165,50 @@ def open_session(config: RemoteConfig) -> Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """Names of the parts of a question where a server of openpi's protocol is asked.
+    """How a server of openpi's protocol is asked that knows nothing of our names.
 
     Attributes:
-        state: key of the newest state, (D,).
+        state: key of the question -> its numbers, each the name of a state or a constant.
         images: camera name -> key of its newest image, (H, W, 3).
+        actions: name of each column of an answer; None for columns that are left out.
         prompt: key of the instruction, and the text where a window has none; or None.
     """
 
-    state: str
+    state: dict[str, tuple[str | float, ...]]
     images: dict[str, str]
+    actions: tuple[str | None, ...]
     prompt: tuple[str, str] | None = None
+
+    def question(self, window: Window, spec: ChunkSpec) -> dict[str, Any]:
+        """What the server is asked with the newest observation of a window."""
+        newest = dict(zip(spec.state_names, window.state[0, -1].tolist(), strict=True))
+        question: dict[str, Any] = {
+            key: np.array(
+                [newest[x] if isinstance(x, str) else x for x in numbers], dtype=np.float32
+            )
+            for key, numbers in self.state.items()
+        }
+        for name, key in self.images.items():
+            question[key] = np.ascontiguousarray(window.images[name][0, -1])
+        if self.prompt is not None:
+            key, text = self.prompt
+            question[key] = window.instructions[0] if window.instructions else text
+        return question
+
+    def answer(self, message: dict[str, Any], spec: ChunkSpec) -> dict[str, Any]:
+        """The server's answer with the columns of ``spec``.
+
+        Raises:
+            InputError: it has another number of columns.
+        """
+        actions = message.get("actions")
+        if not isinstance(actions, np.ndarray) or actions.shape[1:] != (len(self.actions),):
+            found = actions.shape if isinstance(actions, np.ndarray) else type(actions).__name__
+            raise InputError(
+                f"answer: expected 'actions' of shape (steps, {len(self.actions)}), got {found}"
+            )
+        columns = [self.actions.index(name) for name in spec.action_names]
+        return {"actions": actions[:, columns]}
 
 
 class RemoteModel:
@@ -231,16 +264,17 @@ class RemoteModel:
             InputError: it cannot continue a plan.
         """
         self.network_calls += 1
-        if self._dialect is None:
-            answer = self._ask(dump_question(window, executed, prefix, self._next_id))
-        elif prefix is not None:
+        dialect = self._dialect
+        if dialect is not None and prefix is not None:
             raise InputError(
                 f"{self._config.url}: expected another executor than rtc for a server that cannot "
                 "continue a plan; use --executor async"
             )
-        else:
-            answer = self._ask(_foreign(window, self._dialect))
         try:
+            if dialect is None:
+                answer = self._ask(dump_question(window, executed, prefix, self._next_id))
+            else:
+                answer = dialect.answer(self._ask(dialect.question(window, self.spec)), self.spec)
             return parse_actions(answer, self.spec)
         except InputError as error:
             raise self._bad(str(error)) from error
@@ -283,13 +317,3 @@ class RemoteModel:
     def _bad(self, words: str) -> PolicyFailureError:
         self.close()
         return PolicyFailureError(Failure.BAD_ANSWER, f"{self._config.url}: {words}")
-
-
-def _foreign(window: Window, dialect: Dialect) -> dict[str, Any]:
-    question: dict[str, Any] = {dialect.state: window.state[0, -1].astype(np.float32)}
-    for name, key in dialect.images.items():
-        question[key] = np.ascontiguousarray(window.images[name][0, -1])
-    if dialect.prompt is not None:
-        key, text = dialect.prompt
-        question[key] = window.instructions[0] if window.instructions else text
-    return question

@@ -88,9 +88,26 @@ def _parse_dialect(data: Any, served: Served, where: str) -> Dialect:
     from policies.serving.client import Dialect
 
     reader = Reader(data, where)
-    reader.only("state", "images", "prompt")
+    reader.only("state", "images", "actions", "prompt")
+    spec, given = served.spec, reader.value("state")
+    if not isinstance(given, dict) or not all(isinstance(row, list) for row in given.values()):
+        raise InputError(f"{where}: expected lists of states by key in 'state'")
+    state = {key: tuple(row) for key, row in given.items()}
+    for entry in (entry for row in state.values() for entry in row):
+        known = entry in spec.state_names if isinstance(entry, str) else type(entry) in (int, float)
+        if not known:
+            raise InputError(
+                f"{where}: expected states out of {list(spec.state_names)} or numbers in 'state', "
+                f"got {entry!r}"
+            )
+    columns = reader.value("actions")
+    if not isinstance(columns, list) or sorted(filter(None, columns)) != sorted(spec.action_names):
+        raise InputError(
+            f"{where}: expected each of {list(spec.action_names)} once in 'actions', and null for "
+            f"columns that are left out, got {columns}"
+        )
     images = Reader(reader.value("images"), f"{where}, 'images'")
-    cameras = [camera.name for camera in served.spec.cameras]
+    cameras = [camera.name for camera in spec.cameras]
     images.only(*cameras)
     prompt = None
     if reader.has("prompt"):
@@ -101,7 +118,8 @@ def _parse_dialect(data: Any, served: Served, where: str) -> Dialect:
             )
         prompt = words[0], words[1]
     return Dialect(
-        state=reader.text("state"),
+        state=state,
         images={name: images.text(name) for name in cameras},
+        actions=tuple(columns),
         prompt=prompt,
     )

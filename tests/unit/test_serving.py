@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -623,6 +625,16 @@ def test_what_is_told_of_a_policy_comes_back():
 # ---- a server of openpi's protocol -------------------------------------------------------------
 
 
+JOINTS = tuple(f"command/{name}" for name in PANDA.joint_names)
+COLUMNS = (None, *(f"velocity/{name}" for name in reversed(PANDA.joint_names)))
+DIALECT = Dialect(
+    state={"observation/joint_position": JOINTS, "observation/gripper_position": (0.5,)},
+    images={},
+    actions=COLUMNS,
+    prompt=("prompt", "reach the red cup"),
+)
+
+
 @contextmanager
 def openpi_like(asked, horizon=10):
     """First a map of anything, then observation -> actions; nothing else is understood."""
@@ -631,7 +643,7 @@ def openpi_like(asked, horizon=10):
         connection.send(pack({"reset_pose": [0.0] * 7}))
         for data in connection:
             asked.append(unpack(data))
-            actions = np.tile(asked[-1]["observation/state"][:7], (horizon, 1))
+            actions = np.tile(np.arange(8.0) / 100.0, (horizon, 1))
             connection.send(pack({"actions": actions, "policy_timing": {"infer_ms": 1.0}}))
 
     server = serve(handle, "127.0.0.1", 0, compression=None)
@@ -645,29 +657,46 @@ def openpi_like(asked, horizon=10):
         thread.join(10.0)
 
 
+def foreign(server, **changes):
+    _, served = served_model()
+    dialect = dataclasses.replace(DIALECT, **changes)
+    model = RemoteModel(served, RemoteConfig(url=url(server)), dialect)
+    model.reset(0)
+    return model
+
+
 def test_server_of_openpi_is_asked_in_its_own_words():
     asked = []
-    _, served = served_model()
-    dialect = Dialect(state="observation/state", images={}, prompt=("prompt", "reach the red cup"))
     with openpi_like(asked) as server:
-        model = RemoteModel(served, RemoteConfig(url=url(server)), dialect)
-        model.reset(0)
+        model = foreign(server)
         actions = model.sample(window())
         assert actions.shape == (1, 7, 7)
-        assert_array_equal(actions[0, 3], PANDA.default_rad.astype(np.float32))
-        assert set(asked[0]) == {"observation/state", "prompt"}
+        assert_array_equal(
+            actions[0, 3], np.arange(7.0, 0.0, -1.0) / 100.0
+        )  # by name, in our order
+        assert set(asked[0]) == {*DIALECT.state, "prompt"}
+        position = asked[0]["observation/joint_position"]
+        assert_array_equal(position, PANDA.default_rad.astype(np.float32))
+        assert_array_equal(asked[0]["observation/gripper_position"], [0.5])
         assert asked[0]["prompt"] == "reach the red cup"
-        told = Window(state=window().state, instructions=("reach the blue cup",))
-        model.sample(told)
+        model.sample(Window(state=window().state, instructions=("reach the blue cup",)))
         assert asked[1]["prompt"] == "reach the blue cup"
         with pytest.raises(InputError, match="--executor async"):
             model.sample(window(), prefix=Prefix(actions=np.zeros((1, 7, 7)), weights=np.zeros(7)))
         model.close()
-    with openpi_like(asked, horizon=5) as server:
-        model = RemoteModel(served, RemoteConfig(url=url(server)), dialect)
-        model.reset(0)
-        with pytest.raises(PolicyFailureError, match=r"shape \(7, 7\), got \(5, 7\)"):
-            model.sample(window())
+
+
+@pytest.mark.parametrize(
+    ("horizon", "changes", "words"),
+    [
+        (5, {}, r"shape \(7, 7\), got \(5, 7\)"),
+        (10, {"actions": COLUMNS[1:]}, r"\(steps, 7\), got \(10, 8\)"),
+    ],
+)
+def test_answer_of_another_shape_is_a_failure(horizon, changes, words):
+    with openpi_like([], horizon) as server, pytest.raises(PolicyFailureError, match=words) as bad:
+        foreign(server, **changes).sample(window())
+    assert bad.value.kind is Failure.BAD_ANSWER
 
 
 # ---- descriptors and commands ------------------------------------------------------------------
@@ -679,6 +708,32 @@ def describe(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return folder
+
+
+DESCRIBED = {"state": {"s": list(JOINTS)}, "images": {}, "actions": list(COLUMNS)}
+
+
+def test_descriptor_of_the_tutorial_is_a_policy(tmp_path, repo):
+    text = (repo / "docs/tutorials/serve_a_policy.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "config.json").write_text(block)
+    policy = load_policy(tmp_path, PANDA)
+    assert policy.spec.rate_hz == 15.0
+    asked = []
+    with openpi_like(asked, horizon=16) as server:
+        described = json.loads(block) | {"url": url(server)}
+        (tmp_path / "config.json").write_text(json.dumps(described))
+        engine = make_engine(load_policy(tmp_path, PANDA), EngineConfig(lockstep=True))
+        engine.reset(0)
+        observation = Observation(
+            stamp_ns=0,
+            qpos_rad=PANDA.default_rad,
+            qvel_rad_s=np.zeros(7),
+            images={"wrist": np.zeros((224, 224, 3), dtype=np.uint8)},
+        )
+        assert engine.tick(observation) is not None
+        engine.close()
+    assert asked[0]["observation/wrist_image_left"].shape == (224, 224, 3)
 
 
 def test_descriptor_is_a_checkpoint_like_any_other(tmp_path):
@@ -697,9 +752,12 @@ def test_descriptor_is_a_checkpoint_like_any_other(tmp_path):
         ({"reply_s": 0}, "'reply_s'"),
         ({"served": {}}, "tells"),
         ({"tokenfile": "x"}, "got ['tokenfile']"),
-        ({"dialect": {"state": "s"}}, "'images'"),
-        ({"dialect": {"state": "s", "images": {"wrist": "w"}}}, "got ['wrist']"),
-        ({"dialect": {"state": "s", "images": {}, "prompt": ["a"]}}, "'prompt'"),
+        ({"dialect": DESCRIBED | {"state": "s"}}, "'state'"),
+        ({"dialect": DESCRIBED | {"state": {"s": ["elbow"]}}}, "got 'elbow'"),
+        ({"dialect": DESCRIBED | {"state": {"s": [True]}}}, "got True"),
+        ({"dialect": DESCRIBED | {"actions": [None]}}, "'actions'"),
+        ({"dialect": DESCRIBED | {"images": {"wrist": "w"}}}, "got ['wrist']"),
+        ({"dialect": DESCRIBED | {"prompt": ["a"]}}, "'prompt'"),
     ],
 )
 def test_bad_descriptor_is_refused_with_one_sentence(tmp_path, changes, words):
