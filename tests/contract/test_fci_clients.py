@@ -176,3 +176,88 @@ def test_franky_moves_in_every_way():
     assert seen["ticks"] == 50
     assert seen["tracker"]["joint"][:4] == pytest.approx([0.1] * 4, abs=0.05)
     assert seen["recovered"]
+
+
+# ---- our own client ----------------------------------------------------------------------------
+
+FOUND_IN_REFLEX = """
+import json, sys, pylibfranka
+from realign_franka_driver.fci import FrankaRobot, MotionEnded
+robot = FrankaRobot(sys.argv[1])
+robot.begin()
+out = {"refused": "", "realtime": ""}
+try:
+    for _ in range(50):
+        robot.read()
+        robot.write([5.0] * 7)
+except MotionEnded as error:
+    out["ended"] = str(error)
+try:
+    robot.begin()
+except MotionEnded as error:
+    out["refused"] = str(error)
+models = [robot.model]  # pylibfranka wants them alive
+del robot
+again = FrankaRobot(sys.argv[1])
+out["found"] = again.reflex
+again.recover()
+again.begin()
+for _ in range(50):
+    again.read()
+    again.write([0.0] * 7)
+again.read()
+again.write([0.0] * 7, finish=True)
+out["mode"] = again.read().robot_mode.name
+print(json.dumps(out))
+"""
+
+
+CONNECT = """
+import json, sys
+from policies.errors import InputError
+from realign_franka_driver.fci import connect
+try:
+    connect(sys.argv[1], enforce_realtime=False)
+    print(json.dumps({"error": ""}))
+except InputError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+@needs("pylibfranka")
+def test_our_client_finds_a_robot_in_reflex_and_recovers_it(tmp_path):
+    script = tmp_path / "client.py"
+    script.write_text(FOUND_IN_REFLEX)
+    seen = with_emulator(str(script))
+    assert "controller_torque_discontinuity" in seen["ended"]
+    assert seen["ended"].startswith("Move command aborted")
+    assert 'not possible in the current mode ("Reflex")' in seen["refused"]
+    assert "controller_torque_discontinuity" in seen["found"]
+    assert seen["mode"] == "Idle"
+
+
+@needs("pylibfranka")
+@pytest.mark.parametrize(
+    ("own", "match"),
+    [
+        ("127.9.9.9", "connection was refused; unlock the joints and activate FCI"),
+        ("no.such.robot.invalid", "none answers"),
+    ],
+)
+def test_our_client_says_what_to_do(own, match):
+    words = [sys.executable, "-c", CONNECT, own]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    seen = json.loads(done.stdout)["error"]
+    assert match in seen
+    assert own in seen
+    assert "\n" not in seen
+
+
+@needs("pylibfranka")
+@pytest.mark.skipif(Path("/sys/kernel/realtime").exists(), reason="this kernel is a real-time one")
+def test_our_client_says_that_the_kernel_is_not_a_real_time_one(tmp_path):
+    script = tmp_path / "client.py"
+    script.write_text(CONNECT.replace("False", "True"))
+    assert (
+        "boot one, or leave the parameter enforce_realtime" in with_emulator(str(script))["error"]
+    )

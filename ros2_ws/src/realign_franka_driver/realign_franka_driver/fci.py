@@ -58,8 +58,8 @@ def _sentence(address: str, text: str) -> str:
         )
     if "realtime" in text:
         return (
-            f"expected a kernel with PREEMPT_RT for --enforce-realtime, but libfranka says: {text} "
-            "Boot one, or leave it out"
+            f"expected a kernel with PREEMPT_RT, but libfranka says: {text.rstrip('.')}; boot one, "
+            "or leave the parameter enforce_realtime out"
         )
     return (
         f"expected a Franka control box at {address}, but none answers ({text}); check that it is "
