@@ -192,13 +192,12 @@ def bench_client(client: str, seconds: float) -> dict[str, Any]:
         words = ["--robot", "panda", "--address", address, "--summary", str(summary)]
         module = [sys.executable, "-m", "realign_franka_driver.emulator"]
         with subprocess.Popen([*module, *words, "--realtime-priority", "24"]) as robot:
-            time.sleep(3.0)
-            done = subprocess.run(
-                [sys.executable, "-c", CLIENTS[client], address, str(seconds)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            for _ in range(20):  # it may still be starting
+                time.sleep(1.0)
+                words = [sys.executable, "-c", CLIENTS[client], address, str(seconds)]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                if done.stdout.strip():
+                    break
             robot.send_signal(signal.SIGINT)
             robot.wait(10.0)
         seen = json.loads(summary.read_text())
@@ -206,7 +205,7 @@ def bench_client(client: str, seconds: float) -> dict[str, Any]:
         "cycles": seen["moving_ticks"],
         "answered": seen["answered"] / max(seen["moving_ticks"], 1),
         "reflexes": seen["reflexes"],
-        "cpu_share_of_a_core": float(done.stdout) if done.stdout.strip() else done.stderr[-200:],
+        "cpu_share_of_a_core": float(done.stdout),
         "load": os.getloadavg()[0],
     }
 

@@ -211,10 +211,12 @@ class DriverNode(Node):
         self.voice.publish_episode(self.stamp_ns, index, task)
 
     def _read_hand(self) -> None:
-        with contextlib.suppress(channel.Closed):
+        try:
             while (hand := channel.receive(self.hand_end, channel.HAND_STATE)) is not None:
                 self._hand_error = hand["error"].decode(errors="replace")
                 self.voice.publish_gripper(hand, self.stamp_ns)
+        except channel.Closed:
+            self._hand_error = "there is none"
 
     def _check_control_process(self) -> None:
         """One that hangs is as bad as a dead one: the robot stops, and nobody would say so."""
