@@ -11,6 +11,7 @@ from calibration.signals import Float, block_covariance, blocks, shifted
 _LEAST_CORRELATION = 0.5
 _TURNS = 20
 _BLOCK_S = 0.5
+_APART_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +73,13 @@ def fit_lag(lead: Float, follow: Float, dt_s: float, *, reach_s: float = 0.2) ->
         a second; None where the signals do not resemble each other.
     """
     edge = int(np.ceil(reach_s / dt_s)) + 2
-    inner = slice(edge, len(lead) - edge)
+    apart = max(1, round(_APART_S / dt_s))
+    inner = slice(edge, len(lead) - edge, apart)
+    rows = np.arange(edge, len(lead) - edge, apart)
     if len(lead) < 3 * edge or np.std(follow[inner]) < 1e-12 or np.std(lead) < 1e-12:
         return None
-    fewer = max(1, round(0.005 / dt_s))
     # leading by the reach, so that lags of both signs are positive ones
-    coarse = lag_s(
-        np.roll(lead, -edge)[inner][::fewer],
-        follow[inner][::fewer],
-        fewer * dt_s,
-        max_lag_s=2 * reach_s,
-    )
+    coarse = lag_s(np.roll(lead, -edge)[inner], follow[inner], apart * dt_s, max_lag_s=2 * reach_s)
     if coarse is None:
         return None
     lag = coarse - edge * dt_s
@@ -90,7 +87,7 @@ def fit_lag(lead: Float, follow: Float, dt_s: float, *, reach_s: float = 0.2) ->
     both = np.stack([lead, slope], axis=1)
     columns, residual = np.zeros((0, 3)), np.zeros(0)
     for _ in range(_TURNS):
-        now, rate = shifted(both, lag / dt_s)[inner].T
+        now, rate = shifted(both, lag / dt_s, rows).T
         straight = np.stack([now, np.ones_like(now)], axis=1)
         gain = float(np.linalg.lstsq(straight, follow[inner], rcond=None)[0][0])
         columns = np.column_stack([straight, -gain * rate])
@@ -103,6 +100,6 @@ def fit_lag(lead: Float, follow: Float, dt_s: float, *, reach_s: float = 0.2) ->
     share = 1.0 - float(np.var(residual) / np.var(follow[inner]))
     if share < _LEAST_CORRELATION**2 or abs(lag) > reach_s:
         return None
-    block = blocks(len(residual), max(1, round(_BLOCK_S / dt_s)))
+    block = blocks(len(residual), max(1, round(_BLOCK_S / (apart * dt_s))))
     std = float(np.sqrt(block_covariance(columns, residual, block)[2, 2]))
     return Lag(value_s=float(lag), std_s=std, share=share)

@@ -23,6 +23,7 @@ from calibration.signals import (
     block_covariance,
     blocks,
     even_times,
+    highest_hz,
     margin_s,
     mean_held,
     shifted,
@@ -35,10 +36,11 @@ _LEAST_S = 3.0
 _REACH_S = 0.2
 _STILL_RAD_S = 0.02
 _LEAST_SHARE = {True: 0.9, False: 0.98}  # of a torque that was measured, of one by the model
-_FAST_STATES_S = 0.005
-_COARSE_S = 0.004
+FAST_STATES_S = 0.005
+_COARSE = 2  # samples between the delays that are tried first
 _BEFORE_S = 0.01
 _TURNS = 20
+_WIDER, _LOWEST_HZ = 3.0, 0.5  # cut-off over the motion's highest frequency, and the least
 _BLOCK_S = 0.5
 # What a sampled loop leaves open, beside noise: measured on simulated robots at 50 to 1000 Hz.
 _RESOLUTION = {True: 0.25, False: 0.08}  # of a sample; with efforts, with the model's torque
@@ -174,9 +176,11 @@ class _Signals:
     def __init__(self, log: MotionLog, config: LatencyConfig, grid: Float) -> None:
         self._log, self._config, self._grid = log, config, grid
         self._dt_s = float(np.median(np.diff(log.state_s)))
-        cutoff = min(config.cutoff_hz, 0.2 / self._dt_s)
-        self._cutoff_hz = cutoff
         command = mean_held(log.command_s, log.command_rad, grid, _DT_S)
+        # above the motion there is noise only
+        asked_for = _WIDER * max(highest_hz(command, _DT_S), _LOWEST_HZ)
+        cutoff = min(config.cutoff_hz, 0.2 / self._dt_s, asked_for)
+        self._cutoff_hz = cutoff
         self.command, self.command_rate = (smooth(command, _DT_S, cutoff, k) for k in (0, 1))
         self._raw = at_times(log.state_s, log.qpos_rad, grid)
         self.position, self.speed, self._acceleration = (
@@ -194,7 +198,7 @@ class _Signals:
     def torque(self, body: RigidBody | None) -> tuple[Float | None, str]:
         """Torques of the joints, and where they come from: ``effort``, ``model`` or nowhere."""
         effort = self._log.effort_nm
-        if effort is not None and (self._dt_s <= _FAST_STATES_S or body is None):
+        if effort is not None and (self._dt_s <= FAST_STATES_S or body is None):
             measured = at_times(self._log.state_s, effort, self._grid)
             return smooth(measured, _DT_S, self._cutoff_hz), "effort"
         if body is None:
@@ -222,15 +226,18 @@ class _Signals:
         if self.asked is not None and np.std(self.asked[:, j]) > 0.0:
             found["velocity_lag"] = lag(self.asked, self.velocity)
         if torque is not None:
-            found["dead_time"] = self._dead_time(j, torque[:, j])
+            asked = float(np.sqrt(np.mean(self.command_rate[:, j] ** 2)))
+            moves = asked >= _LEAST_SPEED_RAD_S
+            found["dead_time"] = self._dead_time(j, torque[:, j]) if moves else None
         return found
 
     def _dead_time(self, j: int, torque: Float) -> Lag | None:
         """The delay with which a PD loop on the command explains the torque best."""
         longest = self._config.longest_s
         edge = int(np.ceil((margin_s(self._cutoff_hz) + longest) / _DT_S))
-        rows = slice(edge, len(torque) - edge, max(1, int(1 / (8 * self._cutoff_hz * _DT_S))))
-        if len(torque[rows]) < 40:
+        apart = max(1, int(1 / (8 * self._cutoff_hz * _DT_S)))
+        rows = np.arange(edge, len(torque) - edge, apart)
+        if len(rows) < 40:
             return None
         passive = np.stack(
             [self.speed[:, j], np.ones_like(torque), self._acceleration[:, j]]
@@ -240,26 +247,26 @@ class _Signals:
         both = np.stack([self.command[:, j], self.command_rate[:, j]], axis=1)
 
         def fit(delay: float) -> tuple[float, Float, Float, Float]:
-            command, rate = shifted(both, delay / _DT_S)[rows].T
+            command, rate = shifted(both, delay / _DT_S, rows).T
             columns = np.column_stack([command - self.position[rows, j], passive])
             solution = np.linalg.lstsq(columns, torque[rows], rcond=None)[0]
             residual = torque[rows] - columns @ solution
             by_delay = -solution[0] * rate
             return float(residual @ residual), np.column_stack([columns, by_delay]), residual, rate
 
-        candidates = np.arange(-_BEFORE_S, longest, _COARSE_S)
-        delay = float(candidates[np.argmin([fit(float(d))[0] for d in candidates])])
+        steps = np.arange(-round(_BEFORE_S / _DT_S), round(longest / _DT_S), _COARSE)
+        delay = _DT_S * float(steps[np.argmin([fit(_DT_S * int(k))[0] for k in steps])])
         for _ in range(_TURNS):
             _, columns, residual, _ = fit(delay)
             step = float(np.linalg.lstsq(columns, residual, rcond=None)[0][-1])
-            delay += float(np.clip(step, -_COARSE_S, _COARSE_S))
+            delay += float(np.clip(step, -_COARSE * _DT_S, _COARSE * _DT_S))
             if abs(step) < 1e-7:
                 break
         _, columns, residual, _ = fit(delay)
         share = 1.0 - float(np.var(residual) / np.var(torque[rows]))
         if share < _LEAST_SHARE[self._fast] or not -_BEFORE_S <= delay < longest:
             return None
-        size = max(1, round(_BLOCK_S / (_DT_S * rows.step)))
+        size = max(1, round(_BLOCK_S / (_DT_S * apart)))
         covariance = block_covariance(columns, residual, blocks(len(residual), size))
         floor = min(_RESOLUTION[self._fast] * self._dt_s, _FINEST_S[self._fast])
         return Lag(
@@ -271,4 +278,4 @@ class _Signals:
     @property
     def _fast(self) -> bool:
         """True where efforts are used; one is that of the step before its stamp."""
-        return self._log.effort_nm is not None and self._dt_s <= _FAST_STATES_S
+        return self._log.effort_nm is not None and self._dt_s <= FAST_STATES_S

@@ -141,16 +141,36 @@ def margin_s(cutoff_hz: float) -> float:
     return 3.0 / (2.0 * np.pi * cutoff_hz)
 
 
-def shifted(values: Float, steps: float) -> Float:
-    """Even samples (T, n) as they were ``steps`` (any real number) samples earlier, cubic."""
-    place = np.clip(np.arange(len(values)) - steps, 0.0, len(values) - 1.0)
-    left = np.clip(place.astype(int), 1, max(len(values) - 3, 1))
+def shifted(values: Float, steps: float, rows: NDArray[np.intp] | None = None) -> Float:
+    """Even samples (T, n) as they were ``steps`` (any real number) samples earlier, cubic.
+
+    Args:
+        values: even samples, (T, n).
+        steps: how much earlier, samples.
+        rows: which of them are wanted, (R,); None for all.
+
+    Returns:
+        (R, n); the ends are held.
+    """
+    last = len(values) - 1
+    place = np.clip((np.arange(last + 1) if rows is None else rows) - steps, 0.0, float(last))
+    left = np.clip(place.astype(np.intp), 1, max(last - 2, 1))
     x = (place - left)[:, None]
-    a, b, c, d = (values[np.minimum(left + k, len(values) - 1)] for k in (-1, 0, 1, 2))
+    a, b, c, d = (values[np.minimum(left + k, last)] for k in (-1, 0, 1, 2))
     slope, later = (c - a) / 2, (d - b) / 2
     bend = 3 * (c - b) - 2 * slope - later
     twist = 2 * (b - c) + slope + later
     return np.asarray(b + x * (slope + x * (bend + x * twist)), float)
+
+
+def highest_hz(values: Float, dt_s: float, share: float = 0.99) -> float:
+    """Frequency below which ``share`` of the power of the derivative of (T, n) lies, Hz."""
+    rate = np.diff(values, axis=0)
+    window = np.hanning(len(rate))[:, None]
+    power = (np.abs(np.fft.rfft((rate - rate.mean(axis=0)) * window, axis=0)) ** 2).sum(axis=1)
+    total = np.cumsum(power)
+    hz = np.fft.rfftfreq(len(rate), dt_s)
+    return float(hz[np.searchsorted(total, share * total[-1])]) if total[-1] > 0.0 else 0.0
 
 
 def blocks(length: int, size: int) -> NDArray[np.int64]:

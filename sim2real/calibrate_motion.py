@@ -100,11 +100,11 @@ def digest(bag: Bag) -> str:
 
 
 def rigid_body(robot: RobotSpec) -> RigidBody:
-    """The robot's model with its base held, a gripper half open."""
+    """The robot's model with its base held, a gripper open."""
     from calibration.dynamics import RigidBody
     from sim2real.robot_data import robot_data_dir
 
     held: dict[str, float] = {}
     if robot.gripper is not None:
-        held = dict.fromkeys(robot.gripper.finger_joints, robot.gripper.max_width_m / 4.0)
+        held = dict.fromkeys(robot.gripper.finger_joints, robot.gripper.max_width_m / 2.0)
     return RigidBody(robot_data_dir() / robot.urdf, robot.joint_names, held)

@@ -20,7 +20,7 @@ from sim2real.calibrate_common import refusals_are_input
 from sim2real.calibrate_motion import rigid_body
 from sim2real.episodes.streams import COMMAND_TOPICS, STATE_TOPIC
 from sim2real.results import check_new
-from sim2real.sim.gaps import make_gap
+from sim2real.sim.gaps import Gap, make_gap
 from sim2real.sim.stepper import Stepper, default_state
 
 _START_NS = NS
@@ -38,7 +38,7 @@ class SensorNoise:
 
     position_rad: float = 1e-4
     velocity_rad_s: float = 5e-3
-    effort: float = 5e-3
+    effort: float = 1e-3
     seed: int = 0
 
 
@@ -131,7 +131,7 @@ def calibrate_play(
     rate_hz: float | None = None,
     position_noise_rad: float = 1e-4,
     velocity_noise_rad_s: float = 5e-3,
-    effort_noise: float = 5e-3,
+    effort_noise: float = 1e-3,
     seed: int = 0,
 ) -> None:
     """Play a motion on the virtual robot, its base held, and record commands, states and torques.
@@ -171,13 +171,13 @@ def calibrate_play(
 
 
 def play(
-    robot: RobotSpec, gap: str, command_rad: Float, rate_hz: float, noise: SensorNoise
+    robot: RobotSpec, gap: Gap | str, command_rad: Float, rate_hz: float, noise: SensorNoise
 ) -> tuple[Float, Float, Float]:
     """Play set-points on a virtual robot whose base is held.
 
     Args:
         robot: the robot.
-        gap: name of its dynamics gap.
+        gap: its dynamics gap, or the name of one.
         command_rad: set-points, one for each tick, (T, n).
         rate_hz: ticks a second.
         noise: of the sensors.
@@ -186,7 +186,8 @@ def play(
         Positions, velocities and torques as measured at the start of each tick, each (T, n).
     """
     held = replace(robot, floating_base=False)
-    stepper = Stepper(held, make_gap(robot, gap), rate_hz=rate_hz)
+    hidden = make_gap(robot, gap) if isinstance(gap, str) else gap
+    stepper = Stepper(held, hidden, rate_hz=rate_hz)
     stepper.reset(default_state(held, command_rad[0]))
     rows = []
     for target in tqdm(command_rad, desc="play", unit="tick", disable=None):

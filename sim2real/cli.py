@@ -159,6 +159,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="play such a motion on the virtual robot and record it",
         positional=("motion",),
     ),
+    ("calibrate", "actuators"): Command(
+        function="sim2real.calibrate_actuators:calibrate_actuators",
+        help="friction, strength, inertia and payload from motion and torques, as a gap",
+        positional=("bag",),
+    ),
     ("calibrate", "latency"): Command(
         function="sim2real.calibrate_latency:calibrate_latency",
         help="delay between command and motion of each joint, late sensors, clocks, jitter",
