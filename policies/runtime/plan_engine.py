@@ -63,6 +63,8 @@ class PlanEngine:
                 f"chunk of {spec.name}, got {horizon}"
             )
         self._dt_s = 1.0 / spec.rate_hz
+        self._wait_s = 0.5 * self._dt_s if config.wait_s is None else config.wait_s
+        self._took_s = 0.0
         delay_s = config.inference_delay_steps * self._dt_s
         if delay_s > config.deadline_s:
             raise InputError(
@@ -114,7 +116,7 @@ class PlanEngine:
         outcome = self._await_start()
         delay = self.config.inference_delay_steps
         if not self.config.lockstep:
-            delay = max(delay, math.ceil(outcome.seconds / self._dt_s))
+            delay = max(delay, math.ceil(self._took_s / self._dt_s))
         self._clear(delay)
         self.failure = outcome.failure
         if self.failure is not None:
@@ -128,7 +130,9 @@ class PlanEngine:
         if self.config.executor == "rtc":
             horizon = self._shape[1]
             prefix = Prefix(actions=np.zeros(self._shape), weights=np.zeros(horizon))
+        start = time.perf_counter()
         model.sample(blank_window(model.spec), prefix=prefix)
+        self._took_s = time.perf_counter() - start
         self.policy.reset(seed)
 
     def _await_start(self) -> Outcome:
@@ -162,7 +166,8 @@ class PlanEngine:
                 return None
         fresh = self._take_answers(step)
         if self._ask(step):
-            self._inference.wait(self.config.wait_s)
+            if self._took_s < self._dt_s:
+                self._inference.wait(self._wait_s)
             fresh |= self._take_answers(step)
         course = None if self.failure else self._follow(observation, step, fresh)
         if course is None:
@@ -238,6 +243,7 @@ class PlanEngine:
                 assert outcome.failure is not None
                 self._fail(outcome.failure)
                 return False
+            self._took_s = outcome.seconds
             self._times.add(outcome.seconds * 1e3)
             self._total_s += outcome.seconds
             self._delay.put(outcome.request, outcome.actions, asked)

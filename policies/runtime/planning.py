@@ -21,7 +21,8 @@ class EngineConfig:
             runs with a latency that can be repeated.
         deadline_s: time after which a request that is not answered leaves the robot without
             commands, once its plan has run out, s.
-        wait_s: time that a tick waits for an answer that may come at once, s.
+        wait_s: time that a tick waits for its answer where the last one took less than a period,
+            s; None for half a period.
         lockstep: the clock stands still while the model is evaluated: what comes out depends on
             the observations and the seed only.
     """
@@ -30,7 +31,7 @@ class EngineConfig:
     action_horizon: int | None = None
     inference_delay_steps: int = 0
     deadline_s: float = 0.3
-    wait_s: float = 0.005
+    wait_s: float | None = None
     lockstep: bool = False
 
     def __post_init__(self) -> None:

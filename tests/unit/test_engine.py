@@ -215,6 +215,14 @@ def test_each_chunk_tells_what_comes_next():
     assert lengths == [12, 11, 10, 9] * 3
 
 
+def test_lockstep_does_not_depend_on_how_long_the_model_takes():
+    arm = Arm()
+    arm.model.answer = lambda window: (threading.Event().wait(0.03), arm.model.count(window))[1]
+    engine = engine_for(arm, lockstep=True)
+    assert_allclose(first_commands(engine, range(9)), np.arange(9) / 100.0)
+    assert engine.report()["held_steps"] == 0
+
+
 def test_skipped_ticks_are_skipped_in_the_plan():
     engine = engine_for(executor="async", lockstep=True)
     assert_allclose(first_commands(engine, (0, 1, 5, 6, 11)), [0.0, 0.01, 0.05, 0.06, 0.11])
@@ -436,6 +444,8 @@ def test_first_delay_that_is_expected_is_that_of_the_start():
     """Real-time chunking needs the delay before any has been seen."""
     arm = Arm()
     arm.model.answer = lambda window: (threading.Event().wait(0.07), arm.model.count(window))[1]
+    reset = arm.model.reset  # connecting may take long, and says nothing of answers
+    arm.model.reset = lambda seed, batch=1: (threading.Event().wait(0.3), reset(seed))[1]
     engine = PlanEngine(arm, EngineConfig(executor="rtc"))
     try:
         engine.reset(0)
