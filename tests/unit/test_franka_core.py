@@ -177,3 +177,31 @@ def test_first_reason_is_kept_and_reset_waits_for_the_end_of_the_motion():
     rig.run(1.0)
     rig.core.reset()
     assert rig.core.mode is Mode.WAITING
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_comes_torques_are_finite_and_their_rate_is_kept(seed):
+    """Bursts, gaps, noise, jumps, NaN: 4 s of them, with resets in between."""
+    rng = np.random.default_rng(seed)
+    rig = Rig()
+    kinds = ("wave", "silence", "stand", "noise", "jump", "nan")
+    for _ in range(20):
+        kind = kinds[rng.choice(len(kinds), p=(0.4, 0.2, 0.1, 0.1, 0.1, 0.1))]
+        base = rig.q.copy()
+        made = {
+            "wave": lambda t, base=base: base + 0.05 * np.sin(4.0 * t),
+            "silence": None,
+            "stand": lambda _: None,
+            "noise": lambda _, base=base: base + rng.normal(0.0, 0.02, 7),
+            "jump": lambda _, base=base: base + rng.normal(0.0, 0.3, 7),
+            "nan": lambda _, base=base: np.where(rng.random(7) < 0.2, np.nan, base),
+        }[kind]
+        steps, references = rig.run(0.2, made)
+        assert np.isfinite(steps).all()
+        assert np.isfinite(references).all()
+        if len(steps):
+            assert np.abs(steps).max() <= 0.999 + 1e-9
+        if len(references) > 1:
+            speed = np.abs(np.diff(references, axis=0)) / PERIOD_S
+            assert (speed <= PANDA.velocity_limit_rad_s + 1e-6).all()
+        rig.core.reset()

@@ -237,3 +237,23 @@ def test_topics_that_would_feed_themselves_are_refused(ros_context):
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     with pytest.raises(InputError, match="on another topic than ours"):
         TrajectoryNode(context=ros_context, parameter_overrides=overrides)
+
+
+@pytest.mark.ros
+def test_nobody_who_listens_is_said(ros_context):
+    from rclpy.parameter import Parameter
+    from realign_franka_driver.trajectory_node import TrajectoryNode
+
+    overrides = [Parameter("robot", value="fr3"), Parameter("controller", value="/nobody")]
+    node = TrajectoryNode(context=ros_context, parameter_overrides=overrides)
+    try:
+        now = time.monotonic_ns()
+        node.core.on_state(FR3.default_rad, now)
+        assert node.core.on_command(FR3.default_rad, now) is not None
+        node._look()
+        assert (
+            node.core.text == "no controller listens: on /nobody/joint_trajectory; load and "
+            "activate it"
+        )
+    finally:
+        node.destroy_node()
