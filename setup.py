@@ -112,5 +112,9 @@ setup(
         "zstandard>=0.22",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["realign = sim2real.cli:main"]},
+    entry_points={
+        "console_scripts": ["realign = sim2real.cli:main"],
+        # Named like the module, so that `-p sim2real.testing.plugin` finds it loaded already.
+        "pytest11": ["sim2real.testing.plugin = sim2real.testing.plugin"],
+    },
 )
