@@ -102,6 +102,7 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         "action_horizon": config.action_horizon or 0,
         "inference_delay_steps": config.inference_delay,
         "deadline_s": float(config.deadline_s),
+        "instruction": config.instruction,
     }
     graph.start("policy", "realign_policy.policy_node", common | policy | answers | priority(20))
     driver = {
@@ -227,6 +228,7 @@ def run_command(
     action_horizon: int | None = None,
     inference_delay: int = 0,
     deadline_s: float = 0.3,
+    instruction: str = "",
     reply_s: float = 2.0,
     token_file: Path | None = None,
     json: Path | None = None,
@@ -262,6 +264,7 @@ def run_command(
             so that a run with latency can be repeated.
         deadline_s: time in s that a request may take before the robot is left without commands,
             once its plan has run out.
+        instruction: what a policy that reads instructions is told; also on policy/instruction.
         reply_s: time in s that a served policy has for an answer, before it counts as lost.
         token_file: file with the token of a served policy.
         json: file for the machine-readable result.
@@ -290,6 +293,7 @@ def run_command(
             action_horizon=action_horizon,
             inference_delay=inference_delay,
             deadline_s=deadline_s,
+            instruction=instruction,
         )
         result = run(config, description=f"{robot} {'lockstep' if lockstep else 'real time'}")
     if json is not None:

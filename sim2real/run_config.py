@@ -38,6 +38,7 @@ class RunConfig:
         action_horizon: actions from one request to the next; None for the policy's own.
         inference_delay: steps of the policy from an observation to the use of its answer.
         deadline_s: time that a request may take once the plan has run out, s.
+        instruction: what a policy that reads instructions is told.
     """
 
     robot: str
@@ -60,6 +61,7 @@ class RunConfig:
     action_horizon: int | None = None
     inference_delay: int = 0
     deadline_s: float = 0.3
+    instruction: str = ""
 
     @property
     def emulated(self) -> bool:

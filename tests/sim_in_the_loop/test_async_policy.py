@@ -237,8 +237,9 @@ def test_killed_server_brakes_the_robot_and_the_run_ends_with_code_3(
     assert np.ptp(positions[-50:], axis=0).max() < 1e-6, "it stands"
 
 
-def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(tmp_path, domain):
-    """The node lives on, silent, and tells why: not a number would have been a command."""
+@contextmanager
+def scripted_reach(answer):
+    """A server of the reach policy whose ``answer(asked)`` is sent; gives its address."""
     policy = load_policy(REACH, PANDA)
     served = Served(spec=policy.model.spec, robot=policy.model.robot, sha256=policy.spec.sha256)
     asked = []
@@ -249,8 +250,7 @@ def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(tmp_path
             question = unpack(data)
             if "reset" not in question:
                 asked.append(question)
-                value = np.nan if len(asked) == 20 else 0.0
-                question = {"actions": np.full((7, 7), value), "request_id": question["request_id"]}
+                question = {"actions": answer(asked), "request_id": question["request_id"]}
             connection.send(pack(question))
 
     server = serve(handle, "127.0.0.1", 0, compression=None)
@@ -259,15 +259,56 @@ def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(tmp_path
     try:
         url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         with local_policy(url, token_file=None, reply_s=20.0) as described:
-            result = carry_out(described, domain, lockstep=False, duration_s=3.0)
+            yield described, asked
     finally:
         server.shutdown()
         thread.join(10.0)
+
+
+def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(domain):
+    """The node lives on, silent, and tells why: not a number would have been a command."""
+
+    def answer(asked):
+        return np.full((7, 7), np.nan if len(asked) == 20 else 0.0)
+
+    with scripted_reach(answer) as (described, asked):
+        result = carry_out(described, domain, lockstep=False, duration_s=3.0)
     assert result["policy_failure"]["kind"] == "bad_answer"
     assert "NaN" in result["policy_failure"]["text"]
     assert result["stopped_by"] == "policy_silent"
     assert result["transitions"][-1][2] == "damp"
     assert len(asked) == 20, "nobody asks on by himself"
+
+
+def test_new_instruction_reaches_the_model_while_it_runs(domain):
+    rclpy = pytest.importorskip("rclpy")
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from std_msgs.msg import String
+
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = rclpy.create_node("operator", context=context)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    say = node.create_publisher(String, "/policy/instruction", latched)
+
+    def answer(asked):
+        if len(asked) == 6:  # the first one is that of the start
+            say.publish(String(data="to the right"))
+        time.sleep(0.1 if len(asked) > 6 else 0.0)
+        return np.zeros((7, 7))
+
+    try:
+        with scripted_reach(answer) as (described, asked):
+            result = carry_out(described, domain, duration_s=2.0, instruction="to the left")
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+    assert result["completed"]
+    told = [question.get("prompt") for question in asked]
+    assert told[0] is None
+    assert told[1:6] == ["to the left"] * 5
+    assert told[-1] == "to the right"
+    assert told[1:] == sorted(told[1:])
 
 
 def test_server_that_is_not_there_is_bad_input(capsys, monkeypatch):

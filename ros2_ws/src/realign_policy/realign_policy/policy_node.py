@@ -16,7 +16,7 @@ from pathlib import Path
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
@@ -34,6 +34,7 @@ from realign_policy.policy_health import health_message
 from realign_policy.sensing import LATCHED, QOS, Sensing
 
 HEALTH_S = 0.5
+MAX_INSTRUCTION = 2000
 
 
 class PolicyNode(LifecycleNode):
@@ -45,6 +46,7 @@ class PolicyNode(LifecycleNode):
         self.robot = get_robot(value("robot", ""))
         self.path: str = value("policy", "")
         self.seed: int = value("seed", 0)
+        self.instruction: str = value("instruction", "")
         self.autostart: bool = value("autostart", False)
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
@@ -62,6 +64,7 @@ class PolicyNode(LifecycleNode):
         self._answered: tuple[int, JointTrajectory] | None = None
         self._waiting_ns = -1
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED)
         self.create_timer(HEALTH_S, self._publish_health)
 
     # ---- lifecycle ----------------------------------------------------------------------------
@@ -146,6 +149,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
         assert self._engine is not None
+        observation.instruction = self.instruction or None
         chunk = self._engine.tick(observation)
         self._waiting_ns = stamp if chunk is None else -1
         if chunk is not None:
@@ -153,6 +157,17 @@ class PolicyNode(LifecycleNode):
         elif self._engine.failure is not None:
             self.get_logger().error(self._engine.failure.text)
             self.trigger_deactivate()
+
+    def _on_instruction(self, msg: String) -> None:
+        """The next plan is made for these words."""
+        if len(msg.data) > MAX_INSTRUCTION:
+            self.get_logger().error(
+                f"~/instruction: expected up to {MAX_INSTRUCTION} characters, got {len(msg.data)}; "
+                f"{self.instruction!r} stays"
+            )
+            return
+        self.instruction = msg.data
+        self.get_logger().info(f"instruction: {msg.data!r}")
 
     def _publish(self, chunk: ActionChunk) -> None:
         message = wire.fill_trajectory(
