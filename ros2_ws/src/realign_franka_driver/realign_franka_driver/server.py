@@ -20,6 +20,7 @@ from realign_franka_driver.layout import Command, GripperCommand, GripperStatus,
 from realign_franka_driver.state import StateRecord
 
 _LARGEST = 65536
+_PATIENCE_S = 0.2
 _REJECTED = 1  # "command not possible", for all requests but Move
 _INCOMPATIBLE = 1
 
@@ -119,10 +120,12 @@ class Link:
         """Answer a request."""
         if self._client is None:
             return
-        with contextlib.suppress(OSError):
-            self._client.setblocking(True)
+        try:
+            self._client.settimeout(_PATIENCE_S)
             self._client.sendall(layout.message(self.header, command, identity, payload))
             self._client.setblocking(False)
+        except OSError:  # gone, or it does not read: the next one may have its place
+            self.hang_up()
 
     def send_state(self, record: Any) -> None:
         """Send a state, if anybody listens."""
