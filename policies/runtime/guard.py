@@ -231,7 +231,9 @@ class Guard:
             return
         self._refusal_times.append(now_ns)
         full = len(self._refusal_times) == self.config.refusals_per_s
-        moving = self.state in (State.ACTIVE, State.HOLD)
+        # A hold for another cause ends in DAMP anyhow, and keeps its cause.
+        goes_on = self.state is State.HOLD and self._hold_reason in _RESUMABLE
+        moving = self.state is State.ACTIVE or goes_on
         if moving and full and now_ns - self._refusal_times[0] <= NS:
             self._go(State.DAMP, Reason.REPEATED_REFUSALS, now_ns)
 

@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from policies.errors import FaultError
 from sim2real import run as run_module
+from sim2real.bags.salvage import salvage
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 
@@ -57,7 +59,9 @@ def test_frozen_joint_states_stop_the_robot(asap_checkpoints, domain):
     assert result["transitions"][-1][2] == "damp"
 
 
-def test_killed_policy_is_a_fault_and_leaves_no_process(asap_checkpoints, domain, monkeypatch):
+@pytest.fixture
+def graphs(monkeypatch):
+    """Graphs that a run starts."""
     graphs = []
     start = run_module.Graph.start
 
@@ -66,17 +70,55 @@ def test_killed_policy_is_a_fault_and_leaves_no_process(asap_checkpoints, domain
         return start(graph, *args)
 
     monkeypatch.setattr(run_module.Graph, "start", remember)
+    return graphs
 
-    def kill_policy():
+
+@contextmanager
+def killed(graphs, name, ready=lambda: True):
+    """kill -9 of a process 2 s after the driver was started, once ``ready`` says so."""
+
+    def kill():
         while not (graphs and any(p.name == "driver" for p in graphs[0].processes)):
             time.sleep(0.01)
         time.sleep(2.0)
-        policy = next(p for p in graphs[0].processes if p.name == "policy")
-        os.kill(policy.popen.pid, signal.SIGKILL)
+        while not ready():
+            time.sleep(0.01)
+        process = next(p for p in graphs[0].processes if p.name == name)
+        os.kill(process.popen.pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_policy)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(FaultError, match="policy process ended early"):
-        run_with(asap_checkpoints, domain)
+    yield
     killer.join()
+
+
+def test_killed_policy_is_a_fault_and_leaves_no_process(asap_checkpoints, domain, graphs):
+    with (
+        killed(graphs, "policy"),
+        pytest.raises(FaultError, match="policy process ended early"),
+    ):
+        run_with(asap_checkpoints, domain)
     assert all(p.popen.poll() is not None for p in graphs[0].processes)
+
+
+def test_killed_recorder_does_not_stop_the_run(domain, graphs, repo, tmp_path, capsys):
+    bag = tmp_path / "bag"
+
+    def written():
+        return (bag / "bag_0.mcap").exists() and (bag / "bag_0.mcap").stat().st_size > 10_000
+
+    config = {
+        "robot": "panda",
+        "policy": str(repo / "policies/checkpoints/panda_reach"),
+        "domain_id": domain,
+        "duration_s": 6.0,
+        "record": bag,
+    }
+    with (
+        killed(graphs, "recorder", written),
+        pytest.raises(FaultError, match="realign bag salvage"),
+    ):
+        run_module.run_command(**config)
+    assert "panda_reach on panda:" in capsys.readouterr().out  # it ran to its end
+    assert not (bag / "metadata.yaml").exists()
+    assert salvage(bag, tmp_path / "rescued").messages > 0
