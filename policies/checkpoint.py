@@ -288,6 +288,8 @@ def inspect(path: Path) -> dict[str, Any]:
         InputError: as :func:`load_policy`.
     """
     data = read_config(Path(path))[0]
+    if data.get("type") == remote.KIND:
+        return remote.describe(data, str(path))
     if is_lerobot(data):
         return describe_lerobot(path)
     if is_vla(data):

@@ -110,7 +110,11 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(jsonlib.dumps(info, indent=1) + "\n", encoding="utf-8")
-    summaries = {"actor": _actor_summary, "lerobot_model": _lerobot_summary}
+    summaries = {
+        "actor": _actor_summary,
+        "lerobot_model": _lerobot_summary,
+        "remote_policy": _remote_summary,
+    }
     for label, text in summaries.get(info["type"], _chunk_summary)(info):
         print(f"{label:<13}{text}")
 
@@ -158,6 +162,24 @@ def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
             if "instructions" in info
             else []
         ),
+        (
+            "plan",
+            f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
+            f"{', '.join(spec['action_names'])}",
+        ),
+        ("sha256", info["sha256"]),
+    ]
+
+
+def _remote_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
+    spec = info["spec"]
+    cameras = [f"{c['name']} {c['width']} x {c['height']}" for c in spec["cameras"]]
+    return [
+        ("policy", f"{info['name']}, served at {info['url']} ({info['protocol']})"),
+        ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
+        ("rate", f"{info['rate_hz']:g} Hz"),
+        ("observation", f"{spec['observation_horizon']} x {', '.join(spec['state_names'])}"),
+        ("cameras", ", ".join(cameras) or "none"),
         (
             "plan",
             f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "

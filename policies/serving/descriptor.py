@@ -16,6 +16,7 @@ from policies.actor.config import Reader
 from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.errors import InputError
 from policies.interface import RobotSpec
+from policies.robots import get_robot
 
 if TYPE_CHECKING:
     from policies.serving.client import Dialect
@@ -82,6 +83,37 @@ def load_remote(data: Mapping[str, Any], robot: RobotSpec, where: str) -> ChunkP
     if reader.has("dialect"):
         dialect = _parse_dialect(reader.value("dialect"), served, f"{where}, 'dialect'")
     return ChunkPolicy(RemoteModel(served, config, dialect), robot, served.sha256)
+
+
+def describe(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a descriptor says, JSON-ready, after all checks of :func:`load_remote`.
+
+    Args:
+        data: content of its config.json.
+        where: name of the file in error texts.
+
+    Raises:
+        InputError: as :func:`load_remote`.
+    """
+    from policies.serving.protocol import dump_served, parse_served
+
+    served = parse_served(Reader(dict(data), where).value("served"), f"{where}, 'served'")
+    if served.robot is None:
+        raise InputError(f"{where}: expected a policy of a robot, got one of a task without one")
+    policy = load_remote(data, get_robot(served.robot.name), where)
+    return {
+        "name": policy.spec.name,
+        "type": KIND,
+        "url": data["url"],
+        "protocol": "realign" if data.get("dialect") is None else "openpi",
+        "robot": policy.spec.robot,
+        "robot_fingerprint": policy.spec.robot_fingerprint,
+        "rate_hz": policy.spec.rate_hz,
+        "duration_s": None,
+        "topics": sorted(["joint_states", *(["goal"] if "goal" in policy.spec.needs else [])]),
+        "spec": dump_served(served)["spec"],
+        "sha256": served.sha256,
+    }
 
 
 def _parse_dialect(data: Any, served: Served, where: str) -> Dialect:

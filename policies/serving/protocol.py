@@ -67,11 +67,6 @@ class Served:
         plan = spec.prediction_horizon * (len(spec.action_names) + 1)
         return spec.observation_horizon * pixels + 8 * (numbers + plan) + _SPARE_BYTES
 
-    @property
-    def answer_bytes(self) -> int:
-        """Bytes that an answer can have at most."""
-        return 8 * self.spec.prediction_horizon * len(self.spec.action_names) + _SPARE_BYTES
-
 
 def units(names: tuple[str, ...]) -> list[str]:
     """Units of states or actions by their names; empty for a quantity of no robot."""

@@ -21,10 +21,13 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 import policies
-from policies.checkpoint import load_chunk_model, load_policy
+from policies.actor.config import ActionConfig, ActorConfig
+from policies.actor.mlp import mlp_onnx
+from policies.checkpoint import load_chunk_model, load_policy, save_checkpoint
 from policies.diffusion.interface import CameraSpec, ChunkSpec, Prefix, Window, blank_window
 from policies.errors import InputError
 from policies.interface import Observation
+from policies.processors import TermConfig
 from policies.robots import G1, PANDA
 from policies.runtime.engine import make_engine
 from policies.runtime.failure import Failure, PolicyFailureError
@@ -413,6 +416,19 @@ def greeting():
 
 
 @contextmanager
+def listening(handle):
+    server = serve(handle, "127.0.0.1", 0, compression=None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    server.port = server.socket.getsockname()[1]
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(10.0)
+
+
+@contextmanager
 def scripted(answers, first=None):
     """A server that says what it is told: bytes, text, None for silence, or an action."""
 
@@ -429,15 +445,8 @@ def scripted(answers, first=None):
             elif answer is not None:
                 connection.send(pack(answer) if isinstance(answer, dict) else answer)
 
-    server = serve(handle, "127.0.0.1", 0, compression=None)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    server.port = server.socket.getsockname()[1]
-    try:
+    with listening(handle) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join(10.0)
 
 
 def good(question):
@@ -646,15 +655,8 @@ def openpi_like(asked, horizon=10):
             actions = np.tile(np.arange(8.0) / 100.0, (horizon, 1))
             connection.send(pack({"actions": actions, "policy_timing": {"infer_ms": 1.0}}))
 
-    server = serve(handle, "127.0.0.1", 0, compression=None)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    server.port = server.socket.getsockname()[1]
-    try:
+    with listening(handle) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join(10.0)
 
 
 def foreign(server, **changes):
@@ -713,12 +715,14 @@ def describe(folder, **changes):
 DESCRIBED = {"state": {"s": list(JOINTS)}, "images": {}, "actions": list(COLUMNS)}
 
 
-def test_descriptor_of_the_tutorial_is_a_policy(tmp_path, repo):
+def test_descriptor_of_the_tutorial_is_a_policy(tmp_path, repo, capsys):
     text = (repo / "docs/tutorials/serve_a_policy.md").read_text()
     (block,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "config.json").write_text(block)
     policy = load_policy(tmp_path, PANDA)
     assert policy.spec.rate_hz == 15.0
+    assert cli.main(["policy", "inspect", str(tmp_path)]) == 0
+    assert "my_vla, served at ws://127.0.0.1:8000 (openpi)" in capsys.readouterr().out
     asked = []
     with openpi_like(asked, horizon=16) as server:
         described = json.loads(block) | {"url": url(server)}
@@ -780,6 +784,26 @@ def test_commands_refuse_bad_input_with_one_sentence(tmp_path, capsys):
     assert cli.main(["serve", "--policy", str(CHECKPOINT), "--host", "0.0.0.0"]) == 2
     assert "add --token-file" in capsys.readouterr().err
     assert cli.main(["serve", "--policy", str(CHECKPOINT), "--port", "70000"]) == 2
+
+
+def test_policy_that_does_not_plan_is_not_served(tmp_path, capsys):
+    joints = PANDA.joint_names
+    config = ActorConfig(
+        name="feedback",
+        robot="panda",
+        robot_fingerprint=PANDA.fingerprint,
+        rate_hz=50.0,
+        action=ActionConfig(type="position_offset_from_default", joints=joints, scale=0.25),
+        hold_pose_rad={},
+        observation=(TermConfig(term="joint_pos"),),
+        duration_s=None,
+        start_pose_rad=dict(zip(joints, PANDA.default_rad.tolist(), strict=True)),
+        source={},
+    )
+    network = mlp_onnx([np.full((7, 7), 0.01, np.float32)], [np.zeros(7, np.float32)])
+    save_checkpoint(tmp_path / "actor", config, network)
+    assert cli.main(["serve", "--policy", str(tmp_path / "actor"), "--port", "0"]) == 2
+    assert "belongs beside the robot" in capsys.readouterr().err
 
 
 def test_model_for_a_task_without_a_robot_has_no_robot():
