@@ -32,7 +32,7 @@ CODE_GROUPS, CODES = 2, 32
 
 _STEPS = {
     "ddpm": 100,
-    "streaming": 8,
+    "streaming": 4,
     "autoregressive": CODE_GROUPS + 1,
     "regression": 1,
 }

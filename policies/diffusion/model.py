@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from policies.diffusion.codes import ResidualCodes
 from policies.diffusion.config import ModelConfig, RobotBinding, SamplerConfig
 from policies.diffusion.guidance import blended, pulled
 from policies.diffusion.interface import ChunkModel, Prefix, Window
-from policies.diffusion.process import Process, Regression, Rolling, make_process, spread
+from policies.diffusion.process import Gains, Process, Regression, Rolling, make_process
 from policies.diffusion.samplers import (
     Estimated,
     Estimator,
@@ -27,6 +28,8 @@ from policies.diffusion.streaming import RollingPlan
 from policies.errors import InputError
 from policies.interface import Float
 from policies.processors import Float32
+
+_LEVELS_KEPT = 256
 
 
 class Guide(Protocol):
@@ -84,6 +87,7 @@ class GenerativeModel:
         self.guides: tuple[Guide, ...] = ()
         self.network_calls = 0
         self.row_calls: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self._gains = lru_cache(_LEVELS_KEPT)(self._gains_of)
         self._backend = backend
         self._codes = codes
         self._bounds = config.action.bounds
@@ -188,21 +192,24 @@ class GenerativeModel:
         own = 1.0 - sum(weight for weight, _ in others)
 
         def estimate(noisy: Float, level: Float, rows: NDArray[np.intp]) -> Estimated:
-            at = self.process.coefficients(level)
-            scaled = (spread(at.scale) * noisy).astype(np.float32)
+            at = self._gains(level.tobytes(), level.shape)
             seen = condition if len(rows) == len(condition) else condition[rows]
-            output, variance = self._answer(scaled, at.time.astype(np.float32), seen)
+            output, variance = self._answer(at.scale * noisy.astype(np.float32), at.time, seen)
+            clean = at.output * output + at.noisy * noisy
             # The mean of what was demonstrated cannot lie outside of it.
-            clean = np.clip(at.estimate(output.astype(np.float64), noisy), lower, upper)
+            clean = np.minimum(np.maximum(clean, lower), upper)
             if others:
                 clean = own * clean
                 for weight, other in others:
                     clean = clean + weight * other(noisy, level, rows).clean
             if self.sampler.name != "adaptive":
                 return Estimated(clean)
-            return Estimated(clean, at.velocity_error(np.exp(0.5 * variance.astype(np.float64))))
+            return Estimated(clean, at.error * np.exp(0.5 * variance.astype(np.float64)))
 
         return estimate
+
+    def _gains_of(self, level: bytes, shape: tuple[int, ...]) -> Gains:
+        return self.process.coefficients(np.frombuffer(level).reshape(shape)).gains()
 
     def _answer(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
         self.network_calls += 1

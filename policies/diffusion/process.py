@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from policies.interface import Float
+from policies.processors import Float32
 
 DiffusionPrediction = Literal["v", "epsilon"]
 FlowPrediction = Literal["preconditioned", "velocity"]
@@ -32,6 +33,26 @@ SIGMA_MIN, SIGMA_MAX, _RHO = 0.01, 20.0, 7.0
 _SIGMA_DATA = 0.5
 _COSINE_OFFSET = 0.008
 _BETA_MAX = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gains:
+    """What a sampler multiplies with at a level; with axes to multiply (B, Tp, A).
+
+    A sampler goes through the same few levels again and again, so these are worth keeping.
+
+    Attributes:
+        scale: factor on the noisy actions before the network sees them, float32.
+        time: what the network is told of the level, float32, (B,) or (B, Tp).
+        output, noisy: the clean actions are ``output * answer + noisy * noisy actions``.
+        error: error of the flow's velocity by that of the network's answer, (B,) or (B, Tp).
+    """
+
+    scale: Float32
+    time: Float32
+    output: Float
+    noisy: Float
+    error: Float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +73,16 @@ class Coefficients:
     clean: Float
     noise: Float
 
-    def estimate(self, output: Float, noisy: Float) -> Float:
-        """Clean actions by what the network answered to the noisy ones, (B, Tp, A)."""
-        alpha, sigma, clean, noise = (
-            spread(x) for x in (self.alpha, self.sigma, self.clean, self.noise)
+    def gains(self) -> Gains:
+        """How the clean actions follow from the network's answer to the noisy ones."""
+        share = 1.0 / (self.clean * self.sigma - self.noise * self.alpha)
+        return Gains(
+            scale=spread(self.scale).astype(np.float32),
+            time=self.time.astype(np.float32),
+            output=spread(self.sigma * share),
+            noisy=spread(-self.noise * share),
+            error=share,
         )
-        out: Float = (sigma * output - noise * noisy) / (clean * sigma - noise * alpha)
-        return out
-
-    def velocity_error(self, error: Float) -> Float:
-        """Error of the flow's velocity by that of the network's answer, both (B,)."""
-        out: Float = error / (self.clean * self.sigma - self.noise * self.alpha)
-        return out
 
 
 def spread(level: Float) -> Float:

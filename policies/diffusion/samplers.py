@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.diffusion.process import Flow, Process, Rolling, spread
+from policies.diffusion.process import Flow, Process, spread
 from policies.interface import Float
 
 
@@ -82,25 +82,19 @@ def ddim(
         rng: for fresh noise.
     """
     ladder = process.ladder(steps)
-    first = process.coefficients(ladder[:1])
-    x = spread(first.sigma) * noise
-    for i, value in enumerate(ladder):
-        level = np.full(len(x), value)
-        now = process.coefficients(level)
-        clean = estimator(x, level, _all(x)).clean
-        if i + 1 == len(ladder):
-            return clean
-        after = process.coefficients(np.full(len(x), ladder[i + 1]))
-        residual = (x - spread(now.alpha) * clean) / spread(now.sigma)
-        fresh = np.zeros(len(x))
-        if eta > 0.0:
-            ratio = (now.alpha * after.sigma / (after.alpha * now.sigma)) ** 2
-            fresh = eta * after.sigma * np.sqrt(np.maximum(1.0 - ratio, 0.0))
-        kept = np.sqrt(np.maximum(after.sigma**2 - fresh**2, 0.0))
-        x = spread(after.alpha) * clean + spread(kept) * residual
+    at = process.coefficients(ladder)
+    alpha, sigma = at.alpha, at.sigma
+    ratio = (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])) ** 2
+    fresh = eta * sigma[1:] * np.sqrt(np.maximum(1.0 - ratio, 0.0))
+    kept = np.sqrt(np.maximum(sigma[1:] ** 2 - fresh**2, 0.0)) / sigma[:-1]
+    x, rows = sigma[0] * noise, _all(noise)
+    levels = np.repeat(ladder[:, None], len(noise), axis=1)
+    for i in range(len(ladder) - 1):
+        clean = estimator(x, levels[i], rows).clean
+        x = alpha[i + 1] * clean + kept[i] * (x - alpha[i] * clean)
         if eta > 0.0 and rng is not None:
-            x = x + spread(fresh) * rng.standard_normal(x.shape)
-    return x
+            x = x + fresh[i] * rng.standard_normal(x.shape)
+    return estimator(x, levels[-1], rows).clean
 
 
 def dpm_solver(estimator: Estimator, process: Process, noise: Float, steps: int) -> Float:
@@ -187,30 +181,3 @@ def adaptive_flow(
         x[rows] = np.where(spread(after) < 1.0, x[rows] + share * (clean - x[rows]), clean)
         time[rows] = after
     return x, calls
-
-
-def rolling_step(
-    estimator: Estimator, process: Rolling, noisy: Float, level: Float, target: Float, step: float
-) -> tuple[Float, Float, Float]:
-    """One evaluation of a streaming model: every step of the plan moves towards its target.
-
-    Args:
-        estimator: a model with a level for each step.
-        process: with which it was trained.
-        noisy: plan, (B, Tp, A).
-        level: its levels, (Tp,).
-        target: levels to reach, (Tp,).
-        step: by how much levels rise.
-
-    Returns:
-        Plan (B, Tp, A), its levels (Tp,), and the estimate of the clean plan (B, Tp, A).
-    """
-    levels = np.broadcast_to(level, noisy.shape[:2])
-    clean = estimator(noisy, levels, _all(noisy)).clean
-    after = np.minimum(np.maximum(level, target), level + step)
-    # Rounding must not leave a step that is a hair short of clean.
-    after = np.where(np.abs(after - target) < 1e-9, target, after)
-    share = np.where(after < 1.0, (after - level) / np.maximum(1.0 - level, 1e-9), 1.0)
-    moved = noisy + share[:, None] * (clean - noisy)
-    done = (level >= 1.0)[:, None]
-    return np.where(done, noisy, moved), after, np.where(done, noisy, clean)

@@ -7,11 +7,14 @@ on average, however many steps it takes from noise to clean.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.diffusion.process import Rolling
-from policies.diffusion.samplers import Estimator, rolling_step
+from policies.diffusion.samplers import Estimator
 from policies.interface import Float
 
 _NEAR = 1e-9
@@ -77,8 +80,47 @@ class RollingPlan:
 
     def settle(self, estimator: Estimator) -> Float:
         """Denoise to the levels of rest; returns the estimate of the clean plan, (B, Tp, A)."""
-        while np.any(self.level < self._rest - _NEAR):
-            self.noisy, self.level, self.clean = rolling_step(
-                estimator, self._process, self.noisy, self.level, self._rest, self._step
-            )
+        runs = len(self.noisy)
+        rows = np.arange(runs)
+        for move in _moves(self.level.tobytes(), self._rest.tobytes(), self._step, runs):
+            self.clean = estimator(self.noisy, move.level, rows).clean
+            # A step that was clean before has a share of 0: it stays as it is, to the last bit.
+            self.noisy = self.noisy + move.share * (self.clean - self.noisy)
+            self.level = move.after
         return np.where((self.level >= 1.0)[:, None], self.noisy, self.clean)
+
+
+class _Move(NamedTuple):
+    """One evaluation of a streaming model: every step of the plan moves towards rest.
+
+    Attributes:
+        level: of each step before, (B, Tp).
+        share: how far each step moves towards its estimate, (Tp, 1).
+        after: levels after it, (Tp,).
+    """
+
+    level: Float
+    share: Float
+    after: Float
+
+
+@lru_cache(maxsize=64)
+def _moves(start: bytes, rest: bytes, step: float, runs: int) -> tuple[_Move, ...]:
+    """The way to rest, which is the same at every answer but the first.
+
+    Args:
+        start: levels, (Tp,), as bytes.
+        rest: levels at rest, likewise.
+        step: by how much levels rise at a time.
+        runs: size of the batch.
+    """
+    level, target = np.frombuffer(start), np.frombuffer(rest)
+    moves = []
+    while np.any(level < target - _NEAR):
+        after = np.minimum(np.maximum(level, target), level + step)
+        # Rounding must not leave a step that is a hair short of clean.
+        after = np.where(np.abs(after - target) < _NEAR, target, after)
+        share = (after - level) / np.maximum(1.0 - level, _NEAR)
+        moves.append(_Move(np.tile(level, (runs, 1)), share[:, None], after))
+        level = after
+    return tuple(moves)

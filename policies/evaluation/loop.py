@@ -35,6 +35,9 @@ class ExecutionConfig:
         action_horizon: actions from one request to the next; None for the policy's own.
         delay_steps: steps from an observation to the answer to it.
         drop: share of observations that get lost.
+        in_flight: requests that may be under way at a time (``async``, ``rtc``).
+        fade: steps beyond the delay over which the bond of ``rtc`` to the running plan fades;
+            None for all that it has.
         decay: of the weights of ``ensemble``.
     """
 
@@ -42,6 +45,8 @@ class ExecutionConfig:
     action_horizon: int | None = None
     delay_steps: int = 0
     drop: float = 0.0
+    in_flight: int = 1
+    fade: int | None = None
     decay: float = 0.01
 
     def __post_init__(self) -> None:
@@ -165,6 +170,8 @@ class _Batch:
                 rest=tuple(hold.rest[i] for i in order), keep=tuple(hold.keep[i] for i in order)
             ),
             expected_delay=config.delay_steps,
+            in_flight=config.in_flight,
+            fade=config.fade,
             decay=config.decay,
         )
 

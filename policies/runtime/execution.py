@@ -45,8 +45,8 @@ def soft_mask(horizon: int, delay: int, overlap: int) -> Float:
     return weights
 
 
-class _OneRequest:
-    """What the executors share that have one request under way at most."""
+class _Requests:
+    """What the executors share that follow one plan: the requests under way, and the plan."""
 
     def __init__(self, hold: Hold, patience: int) -> None:
         self._hold = hold
@@ -55,28 +55,32 @@ class _OneRequest:
         self.reset()
 
     def reset(self) -> None:
-        """Forget plan, request and last action."""
-        self._pending: Request | None = None
+        """Forget plan, requests and last action."""
+        self._under_way: dict[int, Request] = {}
         self._plan: Plan | None = None
         self._last: Float | None = None
 
-    def _waits(self, step: int) -> bool:
-        """True while the request under way may still be answered."""
-        return self._pending is not None and step < self._pending.step + self._patience
+    def _waits(self, step: int, in_flight: int = 1) -> bool:
+        """True while there is no room for a request; those that were in vain are given up."""
+        self._under_way = {
+            request.id: request
+            for request in self._under_way.values()
+            if step < request.step + self._patience
+        }
+        return len(self._under_way) >= in_flight
 
     def _ask(self, step: int, executed: int, prefix: Prefix | None = None) -> Request:
         request = Request(id=self._next_id, step=step, executed=executed, prefix=prefix)
         self._next_id += 1
-        self._pending = request
+        self._under_way[request.id] = request
         return request
 
     def _accept(self, request: int) -> Request | None:
-        """The request under way, if ``request`` is its id."""
-        pending = self._pending
-        if pending is None or request != pending.id:
-            return None
-        self._pending = None
-        return pending
+        """The request of this id, if it is under way; those before it are overtaken."""
+        asked = self._under_way.pop(request, None)
+        if asked is not None:
+            self._under_way = {id_: one for id_, one in self._under_way.items() if id_ > request}
+        return asked
 
     def upcoming(self, step: int) -> Float | None:
         """What is left of the plan, see :meth:`policies.runtime.action_queue.Executor.upcoming`."""
@@ -90,7 +94,7 @@ class _OneRequest:
         return self._last
 
 
-class RecedingHorizon(_OneRequest):
+class RecedingHorizon(_Requests):
     """Ask, wait, execute the first actions of the answer, ask again.
 
     While the answer is under way the robot holds; the answer is executed from its first action
@@ -134,7 +138,7 @@ class RecedingHorizon(_OneRequest):
         return self._send(self._plan.at(step) if self._plan else None)
 
 
-class AsyncChunks(_OneRequest):
+class AsyncChunks(_Requests):
     """Go on with the running plan while the next chunk is computed.
 
     An answer belongs to the step at which it was asked for: the steps that passed since then are
@@ -150,6 +154,8 @@ class AsyncChunks(_OneRequest):
         *,
         guided: bool,
         expected_delay: int = 0,
+        in_flight: int = 1,
+        fade: int | None = None,
         patience: int = PATIENCE,
     ) -> None:
         """Make one.
@@ -159,43 +165,59 @@ class AsyncChunks(_OneRequest):
             hold: what is sent while there is no plan.
             guided: give the model the running plan.
             expected_delay: steps until an answer comes, before any has come.
+            in_flight: requests that may be under way, once the first answer has come.
+            fade: steps beyond the delay over which the bond to the running plan fades; None for
+                all that it has.
             patience: steps after which a request is given up and made again.
         """
         self._horizon = _positive("action_horizon", action_horizon)
+        self._in_flight = _positive("in_flight", in_flight)
         self._guided = guided
-        if expected_delay < 0:
-            raise InputError(f"expected_delay: expected 0 or more steps, got {expected_delay}")
-        self._expected_delay = expected_delay
+        for name, steps in (("expected_delay", expected_delay), ("fade", fade or 0)):
+            if steps < 0:
+                raise InputError(f"{name}: expected 0 or more steps, got {steps}")
+        self._expected_delay, self._fade = expected_delay, fade
         super().__init__(hold, patience)
 
     def reset(self) -> None:
-        """Forget plan, request, last action and the delays seen."""
+        """Forget plan, requests, last action and the delays seen."""
         super().reset()
+        self._moved_on = 0  # step up to which the model knows what was executed
         # The largest of the last: a prefix that is too short breaks continuity.
         self._delays = deque([self._expected_delay], maxlen=_DELAYS_REMEMBERED)
 
     def request(self, step: int) -> Request | None:
-        """Ask every ``action_horizon`` steps, or as soon as the last answer has come."""
+        """Ask every ``action_horizon`` steps, or as soon as there is room for a request."""
         plan = self._plan
-        if self._waits(step) or (plan and step < plan.start + self._horizon):
+        if self._waits(step, self._in_flight if plan else 1):
             return None
         if plan is None:
             return self._ask(step, 0)
-        prefix = None
-        overlap = plan.end - step
-        if self._guided and overlap > 0:
-            weights = soft_mask(plan.actions.shape[-2], max(self._delays), overlap)
-            prefix = Prefix(actions=plan.from_step(step), weights=weights)
-        return self._ask(step, step - plan.start, prefix)
+        if step < self._moved_on + self._horizon:
+            return None
+        executed, self._moved_on = step - self._moved_on, step
+        return self._ask(step, executed, self._prefix(plan, step))
+
+    def _prefix(self, plan: Plan, step: int) -> Prefix | None:
+        """The running plan, as far as the next one is bound to it."""
+        left, delay = plan.end - step, max(self._delays)
+        if not self._guided or left <= 0:
+            return None
+        if self._fade is not None:
+            left = min(left, delay + self._fade)
+        weights = soft_mask(plan.actions.shape[-2], delay, left)
+        return Prefix(actions=plan.from_step(step), weights=weights)
 
     def reply(self, request: int, actions: Float, step: int) -> bool:
-        """Take the answer to the request under way, unless all of it lies in the past."""
+        """Take an answer, unless a newer one has come or all of it lies in the past."""
         asked = self._accept(request)
         if asked is None:
             return False
         self._delays.append(step - asked.step)
-        # Before the first answer the robot has stood still, so nothing of it has passed.
-        start = step if self._plan is None else asked.step
+        start = asked.step
+        if self._plan is None:
+            # Before the first answer the robot has stood still, so nothing of it has passed.
+            start = self._moved_on = step
         plan = Plan(request=request, start=start, actions=actions)
         if plan.end <= step:
             return False
@@ -283,7 +305,14 @@ class TemporalEnsemble:
 
 
 def make_executor(
-    name: str, *, action_horizon: int, hold: Hold, expected_delay: int = 0, decay: float = 0.01
+    name: str,
+    *,
+    action_horizon: int,
+    hold: Hold,
+    expected_delay: int = 0,
+    in_flight: int = 1,
+    fade: int | None = None,
+    decay: float = 0.01,
 ) -> Executor:
     """Executor by its name on the command line.
 
@@ -293,6 +322,8 @@ def make_executor(
         action_horizon: actions from one request to the next (``ensemble`` asks at every step).
         hold: what is sent while there is no plan.
         expected_delay: steps until an answer comes, for ``rtc``.
+        in_flight: requests that may be under way at a time, for ``async`` and ``rtc``.
+        fade: see :class:`AsyncChunks`, for ``rtc``.
         decay: of the weights of ``ensemble``.
 
     Raises:
@@ -304,7 +335,12 @@ def make_executor(
         return TemporalEnsemble(hold, decay=decay)
     if name in ("async", "rtc"):
         return AsyncChunks(
-            action_horizon, hold, guided=name == "rtc", expected_delay=expected_delay
+            action_horizon,
+            hold,
+            guided=name == "rtc",
+            expected_delay=expected_delay,
+            in_flight=in_flight,
+            fade=fade,
         )
     raise InputError(f"executor: expected one out of {list(EXECUTORS)}, got {name!r}")
 

@@ -87,6 +87,8 @@ def policy_eval(
     action_horizon: int | None = None,
     delay_steps: int = 0,
     drop: float = 0.0,
+    in_flight: int = 1,
+    fade: int | None = None,
     episodes: int = EvaluationConfig.episodes,
     batch: int = EvaluationConfig.batch,
     seed: int = 0,
@@ -111,6 +113,10 @@ def policy_eval(
         action_horizon: actions from one request to the next; default: the policy's own.
         delay_steps: steps from an observation to the answer to it.
         drop: share of observations that get lost, 0 to 1.
+        in_flight: requests of async and rtc that may be under way at a time; more than one act on
+            newer observations, if the policy answers faster than its answers travel.
+        fade: steps beyond the delay over which rtc lets go of the running plan; default: all of
+            it, as published.
         episodes: runs.
         batch: runs that go side by side; times are taken on runs of their own.
         seed: of tasks, policy and lost observations.
@@ -119,7 +125,12 @@ def policy_eval(
     """
     check_new(json, overwrite=overwrite)
     execution = ExecutionConfig(
-        executor=executor, action_horizon=action_horizon, delay_steps=delay_steps, drop=drop
+        executor=executor,
+        action_horizon=action_horizon,
+        delay_steps=delay_steps,
+        drop=drop,
+        in_flight=in_flight,
+        fade=fade,
     )
     config = EvaluationConfig(episodes=episodes, batch=batch, seed=seed)
     model = _load(
@@ -141,6 +152,8 @@ def policy_eval(
         "executor": executor,
         "delay_steps": delay_steps,
         "drop": drop,
+        "in_flight": in_flight,
+        "fade": fade,
         "instruction": instruction,
         "seed": seed,
         **result.to_json(),

@@ -209,6 +209,45 @@ def test_prefix_is_the_running_plan_moved_to_now(delay):
             np.testing.assert_array_equal(log.actions[request.step + k], request.prefix.actions[k])
 
 
+@given(delay=st.integers(0, 6), every=st.integers(1, 4), in_flight=st.integers(1, 6))
+def test_more_requests_under_way_act_on_newer_observations(delay, every, in_flight):
+    executor = AsyncChunks(every, HOLD, guided=True, in_flight=in_flight, expected_delay=delay)
+    log = drive(executor, 60, lambda _: delay, horizon=16)
+    asked = np.array([request.step for request in log.requests])
+    assert asked[1] == delay + every  # one at a time until the first answer has come
+    age = []
+    for step in range(2 * (delay + every) + delay, 60):
+        source = next(r for r in log.requests if r.id == int(log.actions[step][0]))
+        age.append(step - source.step)
+        assert log.actions[step][1] == step
+        open_ = [r for r in log.requests if r.step < step < log.taken.get(r.id, 99)]
+        assert len(open_) <= in_flight
+    if in_flight * every >= delay:
+        assert max(age) < delay + every
+    # A model with a rolling plan is told of each step once.
+    assert sum(r.executed for r in log.requests) == asked[-1] - delay
+
+
+def test_an_answer_that_a_newer_one_overtook_is_dropped():
+    executor = AsyncChunks(1, HOLD, guided=False, in_flight=3)
+    first = executor.request(0)
+    assert executor.reply(first.id, labelled(first), 0)
+    second, third = executor.request(1), executor.request(2)
+    assert executor.reply(third.id, labelled(third), 3)
+    assert not executor.reply(second.id, labelled(second), 3)
+    assert executor.action(3)[0] == third.id
+
+
+@pytest.mark.parametrize(("fade", "free"), [(0, 2), (1, 3), (None, 6)])
+def test_the_bond_to_the_running_plan_fades_as_soon_as_wanted(fade, free):
+    executor = AsyncChunks(2, HOLD, guided=True, expected_delay=2, fade=fade)
+    log = drive(executor, 20, lambda _: 2)
+    weights = log.requests[3].prefix.weights
+    np.testing.assert_array_equal(weights[:2], 1.0)
+    assert np.all(weights[:free] > 0.0)
+    np.testing.assert_array_equal(weights[free:], 0.0)
+
+
 def test_naive_async_gives_no_prefix():
     log = drive(AsyncChunks(4, HOLD, guided=False), 40, lambda _: 2)
     assert all(request.prefix is None for request in log.requests)
@@ -333,6 +372,8 @@ def test_plan_knows_its_steps():
         (lambda: make("rtc", 0), "action_horizon"),
         (lambda: RecedingHorizon(4, HOLD, patience=0), "patience"),
         (lambda: AsyncChunks(4, HOLD, guided=True, expected_delay=-1), "expected_delay"),
+        (lambda: AsyncChunks(4, HOLD, guided=True, fade=-1), "fade"),
+        (lambda: AsyncChunks(4, HOLD, guided=True, in_flight=0), "in_flight"),
         (lambda: TemporalEnsemble(HOLD, every=0), "every"),
         (lambda: Upsampler(0), "ratio"),
     ],
