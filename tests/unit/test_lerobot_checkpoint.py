@@ -40,56 +40,7 @@ from policies.vla.lerobot.process import Limits
 from policies.vla.lerobot.workers.wire import BrokenMessageError, Channel
 from sim2real import cli as realign
 
-DOUBLE = '''
-import json, os, sys, time
-from pathlib import Path
-import numpy as np
-from .wire import Refused, serve
-
-class Double:
-    """Actions count up or down from the newest state; the task can be an order."""
-    engine, version = "lerobot", "double"
-
-    def answer(self, header, arrays):
-        if header["op"] == "load":
-            config = json.loads((Path(header["folder"]) / "config.json").read_text())
-            if config.get("dropout") == "refuse":
-                raise Refused("expected other weights")
-            self.steps, self.sign = config["chunk_size"], 1.0
-            cameras = [k for k, v in config["input_features"].items() if v["type"] == "VISUAL"]
-            size = config["input_features"]["observation.state"]["shape"][0]
-            size += config.get("dropout") == "grow"
-            told = {"kind": "act", "device": "cpu", "parameters": 1, "cameras": cameras}
-            told["actions"] = config["output_features"]["action"]["shape"][0]
-            return {**told, "state": size, "vlm": header["vlm"]}, {}
-        if header["op"] == "reset":
-            self.sign = -1.0 if header["seed"] % 2 else 1.0
-            return {}, {}
-        order = header["tasks"][0]
-        if order == "sleep":
-            time.sleep(60.0)
-        if order == "die":
-            print("out of luck", file=sys.stderr)
-            os._exit(3)
-        if order == "raise":
-            raise ArithmeticError("diverged")
-        if order == "garbage":
-            os.write(int(sys.argv[1]), b"x" * 100)
-        newest = arrays["state"][:, -1]
-        count = np.arange(self.steps, dtype=np.float32)[None, :, None]
-        actions = newest[:, None, :2] + self.sign * count
-        for name, image in arrays.items():
-            if name != "state":
-                actions = actions + image[:, -1].max(axis=(1, 2, 3))[:, None, None]
-        if order == "other":
-            actions = actions + 10.0
-        if order == "nan":
-            actions = actions * np.nan
-        return {"seconds": 0.0}, {"actions": actions[:, :-1] if order == "short" else actions}
-
-if __name__ == "__main__":
-    serve(Double)
-'''
+DOUBLE = Path(__file__).parents[1] / "contract/lerobot_double.py"
 MAP = {
     "rate_hz": 50,
     "state": [
@@ -151,7 +102,7 @@ def imported(tmp_path, mapping=MAP, name="ours", **changes):
 def double(tmp_path, monkeypatch):
     """The worker that plays LeRobot, in this interpreter."""
     shutil.copytree(process.FOLDER / "workers", tmp_path / "double/workers")
-    (tmp_path / "double/workers/lerobot_worker.py").write_text(DOUBLE)
+    shutil.copyfile(DOUBLE, tmp_path / "double/workers/lerobot_worker.py")
     monkeypatch.setattr(process, "FOLDER", tmp_path / "double")
     monkeypatch.setenv(process.PYTHON_VARIABLE, sys.executable)
 

@@ -23,11 +23,13 @@ from trajectory_msgs.msg import JointTrajectory
 from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.errors import InputError
-from policies.interface import RobotSpec
+from policies.interface import Policy, RobotSpec
 from policies.robots import get_robot
+from policies.runtime.planning import PlanningPolicy
 from policies.runtime.scheduling import prefer_realtime
+from realign_mujoco_driver.cameras import Cameras
 from realign_mujoco_driver.voice import LATCHED, QOS, Voice
-from sim2real.sim.virtual_robot import VirtualRobot, parse_faults
+from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults
 
 COMMAND_TIMEOUT_S = 0.1
 ASK_AGAIN_S = 1.0
@@ -50,7 +52,8 @@ class DriverNode(Node):
         self._missing = set(filter(None, value("wait_for", "").split(",")))
         self.progress: bool = value("progress", False)
         policy: str = value("policy", "")
-        spec = load_policy(Path(policy), self.robot).spec if policy else None
+        loaded = load_policy(Path(policy), self.robot) if policy else None
+        spec = loaded.spec if loaded else None
         self.goals = _goals(self.robot, goals, seed)
         goal_time_s = len(self.goals) * self.goal_period_s
         self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
@@ -70,12 +73,35 @@ class DriverNode(Node):
         self._command_ns = 0
         self._goal_index = -1
         self.voice = Voice(self, self.robot)
+        self.cameras = self._cameras(loaded, seed)
         self._input = self.create_subscription(
             JointTrajectory, "joint_command", self._on_command, QOS
         )
         self.create_subscription(Header, "ready", self._on_ready, LATCHED)
         if self.robot.gripper:
             self.create_subscription(Float64, "gripper_command", self._on_gripper, 10)
+
+    def _cameras(self, policy: Policy | None, seed: int) -> Cameras | None:
+        """The cameras that a policy looks through, if it does."""
+        transport: str = self.declare_parameter("image_transport", "raw").value
+        rate_hz: float = self.declare_parameter("camera_rate_hz", 30.0).value
+        if not isinstance(policy, PlanningPolicy) or not policy.model.spec.cameras:
+            return None
+        return Cameras(
+            self,
+            self.robot,
+            policy.model.spec.cameras,
+            rate_hz=policy.spec.rate_hz if self.lockstep else rate_hz,
+            seed=seed,
+            transport=transport,
+            threaded=not self.lockstep,
+        )
+
+    def _say(self, reading: Sensors) -> None:
+        """Send what the robot and its cameras sense."""
+        if self.cameras is not None:
+            self.cameras.publish(reading.stamp_ns, self.sim.stepper.state.qpos_rad)
+        self.voice.publish(reading)
 
     # ---- messages -----------------------------------------------------------------------------
 
@@ -141,12 +167,12 @@ class DriverNode(Node):
         while rclpy.ok() and not self.done:
             self._publish_task()
             reading = self.sim.read()
-            self.voice.publish(reading)
+            self._say(reading)
             asked = time.monotonic()
             while rclpy.ok() and self._command_stamp_ns != reading.stamp_ns:
                 executor.spin_once(timeout_sec=0.05)
                 if time.monotonic() - asked > ASK_AGAIN_S:
-                    self.voice.publish(reading)
+                    self._say(reading)
                     asked = time.monotonic()
             start = start or time.perf_counter()
             self._step(self._command)
@@ -157,7 +183,7 @@ class DriverNode(Node):
         deadline, start = time.monotonic_ns(), None
         while rclpy.ok() and not self.done:
             self._publish_task()
-            self.voice.publish(self.sim.read())
+            self._say(self.sim.read())
             deadline += self.sim.dt_ns
             time.sleep(max(deadline - time.monotonic_ns(), 0) / 1e9)
             if self._command_stamp_ns < 0:
@@ -220,6 +246,8 @@ def main() -> None:
         executor.shutdown()
         if spinner.is_alive():
             spinner.join()
+        if node.cameras is not None:
+            node.cameras.close()
         node.sim.close()
         node.destroy_node()
         rclpy.try_shutdown()

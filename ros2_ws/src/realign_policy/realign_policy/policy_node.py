@@ -22,16 +22,16 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.errors import FaultError, InputError
-from policies.interface import ActionChunk
+from policies.interface import ActionChunk, Policy
 from policies.robots import get_robot
 from policies.runtime.engine import Engine, make_engine
 from policies.runtime.handshake import announce_when_matched
-from policies.runtime.planning import EngineConfig
+from policies.runtime.planning import EngineConfig, PlanningPolicy
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
 from realign_policy.data_loop import DataGroup, spin
 from realign_policy.policy_health import health_message
-from realign_policy.sensing import LATCHED, QOS, Sensing
+from realign_policy.sensing import LATCHED, QOS, Sensing, Vision
 
 HEALTH_S = 0.5
 MAX_INSTRUCTION = 2000
@@ -58,6 +58,8 @@ class PolicyNode(LifecycleNode):
             deadline_s=value("deadline_s", EngineConfig.deadline_s),
             lockstep=self.lockstep,
         )
+        self.image_transport: str = value("image_transport", "raw")
+        self.image_max_age_s: float = value("image_max_age_s", 0.2)
         self.data = DataGroup()
         self._engine: Engine | None = None
         self._active = False
@@ -77,20 +79,13 @@ class PolicyNode(LifecycleNode):
         try:
             policy = load_policy(Path(self.path), self.robot)
             self._engine = make_engine(policy, self.config)
+            self._sensing = self._listen(policy)
         except InputError as error:
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         spec = policy.spec
         self._ticker = Ticker(spec.rate_hz)
         self._chunks = self.create_publisher(JointTrajectory, "action_chunk", QOS)
-        self._sensing = Sensing(
-            self,
-            self.robot,
-            spec.needs,
-            slack_s=0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz,
-            group=self.data,
-            on_data=self._tick,
-        )
         self._ready = self.create_publisher(Header, "ready", LATCHED)
         inputs = self._sensing.subscriptions
         announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
@@ -98,6 +93,24 @@ class PolicyNode(LifecycleNode):
             f"{spec.name} for {spec.robot}, {spec.rate_hz:g} Hz, {spec.sha256[:12]}"
         )
         return TransitionCallbackReturn.SUCCESS
+
+    def _listen(self, policy: Policy) -> Sensing:
+        plan = policy.model.spec if isinstance(policy, PlanningPolicy) else None
+        vision = Vision(
+            cameras=plan.cameras if plan else (),
+            transport=self.image_transport,
+            max_age_s=0.0 if self.lockstep else self.image_max_age_s,
+            history=plan.observation_horizon if plan else 1,
+        )
+        return Sensing(
+            self,
+            self.robot,
+            policy.spec.needs,
+            slack_s=0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz,
+            group=self.data,
+            on_data=self._tick,
+            vision=vision,
+        )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget history; answer from the next complete observation on."""
@@ -134,8 +147,13 @@ class PolicyNode(LifecycleNode):
     # ---- data ---------------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        if not self._active:
+            return
         stamp = self._sensing.stamp_ns()
-        if not self._active or stamp is None:
+        if stamp is None:
+            if not self.lockstep and (blind := self._sensing.blind()):
+                text = f"no recent image on {', '.join(blind)}; start the camera or remap the topic"
+                self.get_logger().warning(text, throttle_duration_sec=5.0, skip_first=True)
             return
         if self._answered is not None and self._answered[0] == stamp:
             self._chunks.publish(self._answered[1])  # the driver asks again: same answer

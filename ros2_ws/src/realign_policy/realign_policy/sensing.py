@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Imu, JointState
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, Imu, JointState
 
 from policies import messages as wire
+from policies.diffusion.interface import CameraSpec
 from policies.interface import Observation, RobotSpec
 from realign_policy.data_loop import DataGroup
+from realign_policy.images import CameraStream, topic_of
 
 QOS = QoSProfile(depth=100)
+# A publisher of whatever reliability matches, and an image that is lost is not sent again.
+IMAGE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vision:
+    """Cameras of a policy, and how their images come.
+
+    Attributes:
+        cameras: names and sizes that the policy expects.
+        transport: one of :data:`realign_policy.images.TRANSPORTS`.
+        max_age_s: largest distance between the stamps of an image and of the joint state, s; 0 in
+            lockstep, where each image is waited for.
+        history: images of a camera that the policy keeps.
+    """
+
+    cameras: tuple[CameraSpec, ...] = ()
+    transport: str = "raw"
+    max_age_s: float = 0.2
+    history: int = 1
 
 
 class Sensing:
@@ -29,6 +52,10 @@ class Sensing:
         slack_s: largest distance between the stamps of one observation's parts, s.
         group: who serves the subscriptions.
         on_data: called after each message.
+        vision: cameras, and how their images come.
+
+    Raises:
+        InputError: no such image transport.
     """
 
     def __init__(
@@ -40,6 +67,7 @@ class Sensing:
         slack_s: float,
         group: DataGroup,
         on_data: Callable[[], None],
+        vision: Vision | None = None,
     ) -> None:
         self._node, self._robot, self._needs = node, robot, needs
         self._slack_ns = round(slack_s * 1e9)
@@ -48,6 +76,9 @@ class Sensing:
         self._state: tuple[int, JointState] | None = None
         self._imu: tuple[int, Imu] | None = None
         self._goal: np.ndarray | None = None
+        self._vision = vision or Vision()
+        keep = self._vision.history + 1  # and the one that is decoded for this tick
+        self._cameras = [CameraStream(camera, keep=keep) for camera in self._vision.cameras]
         listen: list[tuple[Any, str, Callable[[Any], None], QoSProfile]] = [
             (JointState, "joint_states", self._on_state, QOS)
         ]
@@ -55,6 +86,7 @@ class Sensing:
             listen.append((Imu, "imu", self._on_imu, QOS))
         if "goal" in needs:
             listen.append((PoseStamped, "goal", self._on_goal, LATCHED))
+        listen += [self._listen_to(stream) for stream in self._cameras]
         self.subscriptions = [
             node.create_subscription(kind, topic, callback, qos, callback_group=group)
             for kind, topic, callback, qos in listen
@@ -76,13 +108,25 @@ class Sensing:
             return None  # the other half of the observation is still on its way
         if "goal" in self._needs and self._goal is None:
             return None
-        return stamp
+        return None if self.blind() else stamp
+
+    def blind(self) -> list[str]:
+        """Topics of cameras whose newest image is too far from the newest joint state."""
+        if self._state is None:
+            return []
+        limit = round(self._vision.max_age_s * 1e9)
+        return [
+            topic_of(stream.camera.name, self._vision.transport)
+            for stream in self._cameras
+            if stream.stamp_ns is None or abs(self._state[0] - stream.stamp_ns) > limit
+        ]
 
     def observation(self) -> Observation:
         """The newest observation; :meth:`stamp_ns` must have said that there is one.
 
         Raises:
-            InputError: the joint state has not the joints of the robot.
+            InputError: the joint state has not the joints of the robot, or an image is of another
+                size or encoding.
         """
         assert self._state is not None
         stamp, state = self._state
@@ -93,7 +137,23 @@ class Sensing:
         if self._imu is not None:
             observation.base_quat_wxyz = wire.quat_wxyz(self._imu[1].orientation)
             observation.base_ang_vel_rad_s = wire.vector(self._imu[1].angular_velocity)
+        observation.images = {stream.camera.name: stream.rgb() for stream in self._cameras}
         return observation
+
+    def _listen_to(
+        self, stream: CameraStream
+    ) -> tuple[Any, str, Callable[[Any], None], QoSProfile]:
+        vision = self._vision
+        kind = CompressedImage if vision.transport == "compressed" else Image
+        topic = topic_of(stream.camera.name, vision.transport)
+        if vision.max_age_s > 0.0:
+            return kind, topic, stream.take, IMAGE_QOS
+
+        def on_image(message: Any) -> None:
+            stream.take(message)
+            self._on_data()
+
+        return kind, topic, on_image, QOS
 
     def _on_state(self, msg: JointState) -> None:
         self._state = wire.stamp_to_ns(msg.header.stamp), msg
