@@ -57,12 +57,25 @@ METHODS = (
     Method("DDIM-10", "ddpm", "ddim", 10),
     Method("flow-10", "flow", "flow", 10),
     Method("adaptive flow", "flow", "adaptive"),
-    Method("streaming", "streaming"),
+    Method("streaming", "streaming", steps=4),
 )
 _BATCH = 50
 BASELINE = "DDPM-100"
 DELAYED = ("DDIM-10", "flow-10", "streaming")
-EXECUTORS = ("receding", "async", "rtc")
+EXECUTORS = ("receding", "async", "rtc", "rtc, 2 steps apart")
+
+
+def _execution(name: str, delay: int) -> ExecutionConfig:
+    """An entry of :data:`EXECUTORS`; the last asks while earlier answers are under way."""
+    if name == "rtc, 2 steps apart":
+        return ExecutionConfig(
+            executor="rtc",
+            delay_steps=delay,
+            action_horizon=2,
+            in_flight=max(1, -(-delay // 2)),
+            fade=0,
+        )
+    return ExecutionConfig(executor=name, delay_steps=delay)
 
 
 def main() -> int:
@@ -101,6 +114,9 @@ def _arguments() -> argparse.Namespace:
     add("--drop", type=float, nargs="+", default=[0.1, 0.3], help="shares of lost observations")
     add("--rounds", type=int, default=3, help="turns of the timing")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds of the trainings")
+    add("--first-seed", type=int, default=10, help="of the runs; no setting was chosen on them")
+    add("--methods", nargs="+", default=[method.name for method in METHODS], help="to judge")
+    add("--executors", nargs="+", default=list(EXECUTORS), choices=EXECUTORS)
     add("--json", type=Path, help="file for the results")
     return parser.parse_known_args()[0]
 
@@ -121,12 +137,19 @@ def _run(args: argparse.Namespace, method: Method, task: str, execution: Executi
             lambda made=made: next(made),
             execution=execution,
             config=EvaluationConfig(
-                episodes=args.episodes, batch=_BATCH, timed_episodes=0, seed=seed
+                episodes=args.episodes,
+                batch=_BATCH,
+                timed_episodes=0,
+                seed=args.first_seed + seed,
             ),
         )
         runs += result.runs
         environment = result.environment
     return type(result)(environment=environment, runs=tuple(runs)).to_json()
+
+
+def _methods(args: argparse.Namespace) -> list[Method]:
+    return [method for method in METHODS if method.name in args.methods]
 
 
 def _cell(result: Result) -> str:
@@ -148,11 +171,12 @@ def success(args: argparse.Namespace) -> dict[str, dict[str, Result]]:
     """Success of every method on every task, without delay."""
     results: dict[str, dict[str, Result]] = defaultdict(dict)
     rows = []
-    for method in METHODS:
+    for method in _methods(args):
         for task in args.tasks:
             results[method.name][task] = _run(args, method, task, ExecutionConfig())
         cells = list(results[method.name].values())
         rows.append((method.name, *map(_cell, cells), _cell(_pooled(cells))))
+        print(" | ".join(rows[-1]), flush=True)
     title = f"success, % [95 %], {args.episodes * len(args.seeds)} runs a cell"
     _table(title, ("method", *args.tasks, "all"), rows)
     return results
@@ -194,24 +218,25 @@ def times(args: argparse.Namespace) -> dict[str, Result]:
     return results
 
 
-def _delayed(args: argparse.Namespace) -> Iterator[tuple[Method, ExecutionConfig]]:
+def _delayed(args: argparse.Namespace) -> Iterator[tuple[Method, str, ExecutionConfig]]:
     for method in METHODS:
         if method.name in args.delayed:
-            yield method, ExecutionConfig()
+            yield method, "no delay", ExecutionConfig()
             for delay in args.delay_steps:
-                for executor in EXECUTORS:
-                    yield method, ExecutionConfig(executor=executor, delay_steps=delay)
+                for executor in args.executors:
+                    name = f"{executor}, {delay} steps"
+                    yield method, name, _execution(executor, delay)
 
 
 def delays(args: argparse.Namespace) -> list[Result]:
     """Synchronous and asynchronous execution with delayed answers."""
     results, rows = [], []
-    for method, execution in _delayed(args):
+    for method, how, execution in _delayed(args):
         cells = [_run(args, method, task, execution) for task in args.tasks]
         jump = float(np.mean([cell["largest_jump_median"] for cell in cells]))
         steps = float(np.mean([cell["steps_mean"] for cell in cells]))
         jerk = float(np.mean([cell["jerk_median"] for cell in cells]))
-        name = f"{method.name}, {execution.executor}, {execution.delay_steps} steps"
+        name = f"{method.name}, {how}"
         rows.append(
             (
                 name,
@@ -224,6 +249,7 @@ def delays(args: argparse.Namespace) -> list[Result]:
             )
         )
         results.append({"name": name, "cells": dict(zip(args.tasks, cells, strict=True))})
+        print(" | ".join(rows[-1]), flush=True)
     header = ("method, executor, delay", *args.tasks, "all", "jump", "max", "jerk", "steps")
     _table(
         f"success with delay, % [95 %], {args.episodes * len(args.seeds)} runs a cell; largest "
@@ -237,11 +263,12 @@ def delays(args: argparse.Namespace) -> list[Result]:
 def drops(args: argparse.Namespace) -> list[Result]:
     """Success where observations get lost."""
     results, rows = [], []
-    for method in METHODS:
+    for method in _methods(args):
         for drop in args.drop:
             cells = [_run(args, method, t, ExecutionConfig(drop=drop)) for t in args.tasks]
             name = f"{method.name}, {100 * drop:.0f} % lost"
             rows.append((name, *map(_cell, cells), _cell(_pooled(cells))))
+            print(" | ".join(rows[-1]), flush=True)
             results.append({"name": name, "cells": dict(zip(args.tasks, cells, strict=True))})
     _table("success with lost observations, % [95 %]", ("method", *args.tasks, "all"), rows)
     return results
