@@ -21,6 +21,7 @@ ARGUMENTS = (
     POLICY,
     *((name, name, f"topic for {name}") for name in TOPICS),
     ("autostart", "false", "true: arm, configure and activate by themselves (a simulated robot)"),
+    ("operator_timeout_s", "0", "silence of operator_stop that stops the robot, s; 0 for none"),
     ("lockstep", "false", "true: the simulator waits for each command"),
     ("seed", "0", "seed of start pose, goals and policy"),
 )
@@ -30,13 +31,18 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given, checkpoint = context.launch_configurations, Checkpoint.of(context)
     autostart = is_true(context, "autostart")
     common = {"robot": given["robot"], "lockstep": is_true(context, "lockstep")}
+    watched = {
+        "policy_rate_hz": checkpoint.rate_hz,
+        "auto_arm": autostart,
+        "operator_timeout_s": float(given["operator_timeout_s"]),
+    }
     remappings = [(name, given[name]) for name in TOPICS if given[name] != name]
     guard = Node(
         package="realign_policy",
         executable="guard_node",
         output="screen",
         remappings=remappings,
-        parameters=[common, {"policy_rate_hz": checkpoint.rate_hz, "auto_arm": autostart}],
+        parameters=[common, watched],
     )
     if not checkpoint.path:
         return [guard]

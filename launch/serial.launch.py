@@ -5,7 +5,7 @@
     ros2 service call /guard/arm std_srvs/srv/Trigger
     ros2 lifecycle set /policy activate                      # now it moves
 
-Without a port the arm is emulated. With an e-stop button, everything ends when its node does.
+Without a port the arm is emulated.
 """
 
 import sys
@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import ExecuteProcess, Shutdown
+from launch.actions import ExecuteProcess, SetLaunchConfiguration
 from launch_ros.actions import Node
 from realign_bringup.parts import Checkpoint, hardware
 
 EMULATOR_WAIT_S = 30.0
+OPERATOR_TIMEOUT_S = "0.25"
 ARGUMENTS = (
     ("port", "", "serial port of the arm, e.g. /dev/ttyACM0; empty for an emulated one"),
     ("calibration", "", "calibration of a real arm; empty for the one of this computer"),
@@ -68,9 +69,9 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             executable="estop_node",
             output="screen",
             parameters=[{"port": given["estop_port"]}],
-            on_exit=Shutdown(reason="the e-stop button is not watched any more"),
         )
-        entities.append(button)
+        # The guard stops the robot too when this node falls silent.
+        entities += [button, SetLaunchConfiguration("operator_timeout_s", OPERATOR_TIMEOUT_S)]
     return entities
 
 

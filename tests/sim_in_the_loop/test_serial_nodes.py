@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from policies.robots import SO101
-from sim2real.graph import ros_environment
+from sim2real.graph import Graph, ros_environment
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 from sim2real.tasks.swing import save_swing
@@ -70,14 +70,31 @@ def wait_for(condition, spin=lambda: time.sleep(0.02)):
         spin()
 
 
-@pytest.mark.parametrize("deed", ["press", "freeze", "kill"])
-def test_button_stops_the_guard_of_a_moving_arm(started, tmp_path, domain, ros_context, deed):
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [
+        ("press", "estop"),
+        ("freeze", "estop"),
+        ("unplug", "estop"),
+        ("kill its node", "operator_lost"),
+    ],
+)
+def test_button_stops_the_guard_of_a_moving_arm(
+    started, tmp_path, domain, ros_context, monkeypatch, deed, reason
+):
     rclpy = pytest.importorskip("rclpy")
     from rclpy.executors import SingleThreadedExecutor
     from trajectory_msgs.msg import JointTrajectory
 
     button, port = device(started, tmp_path, "button")
-    node(started, "estop_node", port=port)
+    watcher = node(started, "estop_node", port=port)
+    start = Graph.start
+
+    def start_watched(graph, name, module, parameters):
+        watched = {"operator_timeout_s": 1.0} if name == "guard" else {}
+        return start(graph, name, module, parameters | watched)
+
+    monkeypatch.setattr(Graph, "start", start_watched)
     save_swing(tmp_path / "swing", SO101)
     moving = threading.Event()
     ear = rclpy.create_node("ear", context=ros_context)
@@ -88,7 +105,10 @@ def test_button_stops_the_guard_of_a_moving_arm(started, tmp_path, domain, ros_c
     def act():
         wait_for(moving.is_set, spin=lambda: executor.spin_once(timeout_sec=0.05))
         time.sleep(0.5)
-        signals = {"press": signal.SIGUSR1, "freeze": signal.SIGSTOP, "kill": signal.SIGKILL}
+        if deed == "kill its node":
+            watcher.kill()
+            return
+        signals = {"press": signal.SIGUSR1, "freeze": signal.SIGSTOP, "unplug": signal.SIGKILL}
         os.kill(button.pid, signals[deed])
 
     operator = threading.Thread(target=act)
@@ -104,7 +124,7 @@ def test_button_stops_the_guard_of_a_moving_arm(started, tmp_path, domain, ros_c
     operator.join()
     executor.shutdown()
     ear.destroy_node()
-    assert result["stopped_by"] == "estop"
+    assert result["stopped_by"] == reason
     assert result["guard"]["state"] == "damp"
 
 

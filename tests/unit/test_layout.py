@@ -400,7 +400,7 @@ def test_unitree_launch_is_real_with_a_network_and_emulated_without(robot, check
 
 
 @pytest.mark.usefixtures("fake_launch")
-def test_so101_launch_is_emulated_without_a_port_and_ends_with_its_button(checkpoint):
+def test_so101_launch_is_emulated_without_a_port_and_watches_its_button(checkpoint):
     entities, nodes = evaluate("so101.launch.py", policy=checkpoint)
     (emulator,) = [e for e in entities if type(e).__name__ == "ExecuteProcess"]
     words, parameters = emulator.kwargs["cmd"], parameters_of(nodes)
@@ -408,15 +408,15 @@ def test_so101_launch_is_emulated_without_a_port_and_ends_with_its_button(checkp
         key = {"link": "port"}.get(option, option)
         assert words[words.index(f"--{option}") + 1] == parameters[SERIAL][key]
     assert parameters[SERIAL]["port_wait_s"] > 0.0
+    assert parameters[GUARD]["operator_timeout_s"] == 0.0
     given = {"policy": checkpoint, "port": "/dev/ttyACM0", "estop_port": "/dev/ttyUSB0"}
     entities, nodes = evaluate("so101.launch.py", **given)
     assert not [e for e in entities if type(e).__name__ == "ExecuteProcess"]
     parameters = parameters_of(nodes)
     assert parameters[SERIAL] | {"port": "/dev/ttyACM0", "port_wait_s": 0.0} == parameters[SERIAL]
     assert parameters[GUARD]["auto_arm"] is parameters[POLICY]["autostart"] is False
-    (button,) = [node for node in nodes if node.kwargs["executable"] == "estop_node"]
     assert parameters[BUTTON]["port"] == "/dev/ttyUSB0"
-    assert type(button.kwargs["on_exit"]).__name__ == "Shutdown"
+    assert parameters[GUARD]["operator_timeout_s"] == 0.25
 
 
 @pytest.mark.usefixtures("fake_launch")

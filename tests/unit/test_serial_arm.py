@@ -137,6 +137,22 @@ def test_operator_lets_the_arm_go(rig):
     assert not any(servo.get(sts.TORQUE_ENABLE) for servo in made.bench.servos.values())
 
 
+def test_servos_that_lost_power_get_their_torque_back_after_a_reset(rig):
+    made = rig()
+    arm = made.arm()
+    core = ArmCore(SO101, made.bench.calibration.limits_rad(SO101), PATIENT)
+    drive(arm, core, [SO101.default_rad] * 20)
+    for servo in made.bench.servos.values():  # as after a moment without supply
+        servo.set(sts.TORQUE_ENABLE, 0)
+        servo.set(sts.TORQUE_LIMIT, 1000)
+    core.stop(Stop.SERVO_SILENT)
+    core.reset()
+    arm.torque = None
+    drive(arm, core, [SO101.default_rad] * 20)
+    assert made.bench.torque
+    assert made.bench.servos[1].get(sts.TORQUE_LIMIT) == 800
+
+
 @pytest.mark.parametrize(
     ("fault", "stop", "mode"),
     [

@@ -135,6 +135,7 @@ class DriverNode(Node):
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             self.core.reset()
+            self.arm.torque = None  # servos that had no power in between have lost it
         response.success, response.message = True, "the torque stays as it is until commands come"
         return response
 

@@ -1,6 +1,8 @@
 """The serial e-stop button: while it counts as pressed, the guard is told to stop, and told again.
 
-Releasing the button releases nothing: an operator calls ``/guard/reset`` and ``/guard/arm``.
+``operator_stop`` says twenty times a second whether it is pressed: a guard with
+``operator_timeout_s`` also stops when this node falls silent. Releasing the button releases
+nothing: an operator calls ``/guard/reset`` and ``/guard/arm``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
@@ -23,7 +24,6 @@ from realign_serial_driver.port import PortLost, open_port, read_some
 CYCLE_S = 0.01
 REPEAT_S = 0.2
 FIRST_LINE_S = 3.0
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class EstopNode(Node):
@@ -43,9 +43,9 @@ class EstopNode(Node):
         self.monitor = ButtonMonitor(config)
         self._wait_for_first_line(path)
         self._said: Pressed | None = None
-        self._asked_ns = 0
+        self._asked_ns = self._told_ns = 0
         self._lost = False
-        self._state = self.create_publisher(Bool, "estop_pressed", LATCHED)
+        self._state = self.create_publisher(Bool, "operator_stop", 10)
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._guard = self.create_client(Trigger, "guard/estop")
         self.create_timer(CYCLE_S, self._cycle)
@@ -71,10 +71,12 @@ class EstopNode(Node):
         pressed = self.monitor.pressed(now)
         if pressed is not self._said:
             self._said = pressed
-            self._state.publish(Bool(data=pressed is not Pressed.NO))
             text = pressed.value or "the e-stop button is released; reset and arm the guard"
             self.get_logger().warning(text)
-            self._asked_ns = 0
+            self._asked_ns = self._told_ns = 0
+        if now - self._told_ns > PERIOD_S * 1e9:
+            self._told_ns = now
+            self._state.publish(Bool(data=pressed is not Pressed.NO))
         if pressed is not Pressed.NO and now - self._asked_ns > REPEAT_S * 1e9:
             self._asked_ns = now
             if self._guard.service_is_ready():

@@ -15,6 +15,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class Homing:
             InputError: a servo does not answer.
         """
         for servo in self.ids:
-            self._patient(lambda servo=servo: self.bus.write(servo, sts.TORQUE_ENABLE, 0))
+            self._patient(partial(self.bus.write, servo, sts.TORQUE_ENABLE, 0))
 
     def set_middle(self) -> Steps:
         """Make the present pose the one that reads 2048; the homing offsets, (n,) steps.
@@ -93,7 +94,7 @@ class Homing:
         Raises:
             InputError: it does not answer, or does not take it.
         """
-        self._patient(lambda: self.bus.write_eeprom(servo, sts.HOMING_OFFSET, offset))
+        self._store(servo, sts.HOMING_OFFSET, offset)
 
     def watch_range(self) -> None:
         """Look where the joints are now; called many times while they are moved by hand."""

@@ -113,7 +113,7 @@ class Parser:
         """Take bytes; return the packets that are whole now."""
         buffer = self._buffer
         buffer += data
-        packets = []
+        packets: list[Packet] = []
         while True:
             start = buffer.find(_HEADER)
             if start < 0:
