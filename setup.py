@@ -94,7 +94,7 @@ setup(
         "policies": ["py.typed", "checkpoints/**/*"],
         "sim2real": ["py.typed"],
         "calibration": ["py.typed"],
-        "realign_bringup": ["fastdds.xml"],
+        "realign_bringup": ["fastdds.xml", "security_policy.xml"],
     },
     data_files=[("share/realign_bringup/launch", glob("launch/*.launch.py"))],
     install_requires=[

@@ -8,6 +8,7 @@ import math
 import resource
 import shutil
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -276,6 +277,27 @@ def test_driver_disconnect_in_graph(moving, measured):
     time.sleep(0.5)
     assert moving.edges(since) == []  # it is back, and nothing follows from that by itself
     moving.set_moving()
+
+
+def test_security_policy_allows_what_the_graph_does(live, repo):
+    """Topics and services of the running nodes are all in the SROS 2 policy."""
+    path = repo / "ros2_ws/src/realign_bringup/realign_bringup/security_policy.xml"
+    profiles = {p.get("node"): p for p in ElementTree.parse(path).getroot().iter("profile")}
+
+    def allowed(node, kind, what):
+        blocks = (b for b in profiles[node].findall(f"{kind}s") if b.get(what) == "ALLOW")
+        names = {item.text for block in blocks for item in block.findall(kind)}
+        return {name.replace("~", f"/{node}") if "~" in name else f"/{name}" for name in names}
+
+    graph = live.node
+    for node in ("guard", "policy", "mujoco_driver", "recorder"):
+        for kind, what, seen in (
+            ("topic", "publish", graph.get_publisher_names_and_types_by_node(node, "/")),
+            ("topic", "subscribe", graph.get_subscriber_names_and_types_by_node(node, "/")),
+            ("service", "reply", graph.get_service_names_and_types_by_node(node, "/")),
+        ):
+            names = {name.replace(CHUNKS, "action_chunk") for name, _ in seen}
+            assert names - allowed(node, kind, what) == set(), (node, kind, what)
 
 
 def test_recorder_fault_in_graph(moving, tmp_path):

@@ -10,7 +10,7 @@ setup(
     name=NAME,
     version="0.1.0",
     packages=[NAME],
-    package_data={NAME: ["fastdds.xml"]},
+    package_data={NAME: ["fastdds.xml", "security_policy.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
