@@ -1,18 +1,25 @@
 """The demo's policy through graph, Franka driver and FCI to the emulated control box."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from policies.actor.config import ActionConfig, ActorConfig
+from policies.actor.mlp import mlp_onnx
+from policies.checkpoint import save_checkpoint
 from policies.errors import FaultError, InputError
+from policies.processors import TermConfig
 from policies.robots import PANDA
+from policies.robots.fr3 import FR3
 from sim2real import run as run_module
 from sim2real.bags.reader import read_bag
 from sim2real.demo import panda_checkpoint
@@ -111,7 +118,7 @@ def test_wrong_address_is_one_sentence(address, match):
     assert address in done.stderr
 
 
-@pytest.mark.parametrize("victim", ["node", "control"])
+@pytest.mark.parametrize("victim", ["node", "control", "hanging control"])
 def test_killed_driver_is_a_fault_and_leaves_no_process(domain, monkeypatch, victim):
     graphs, children = [], []
     start = run_module.Graph.start
@@ -130,7 +137,8 @@ def test_killed_driver_is_a_fault_and_leaves_no_process(domain, monkeypatch, vic
             time.sleep(0.01)
         children.extend(int(child) for child in listed.read_text().split())
         time.sleep(5.0)
-        os.kill(pid if victim == "node" else children[0], signal.SIGKILL)
+        deed = signal.SIGSTOP if victim == "hanging control" else signal.SIGKILL
+        os.kill(pid if victim == "node" else children[0], deed)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -148,9 +156,13 @@ def test_killed_driver_is_a_fault_and_leaves_no_process(domain, monkeypatch, vic
 
 
 class Operator:
-    """A guard that keeps the arm where it is, and a person who calls services."""
+    """A person who looks on and calls services, and in place of a guard keeps the arm still.
 
-    def __init__(self, node):
+    Args:
+        commands: False where there is a guard, which wants to be the only commander.
+    """
+
+    def __init__(self, node, *, commands):
         from diagnostic_msgs.msg import DiagnosticArray
         from sensor_msgs.msg import JointState
         from std_msgs.msg import Float64
@@ -161,11 +173,12 @@ class Operator:
         node.create_subscription(JointState, "gripper_state", self._on_gripper, 10)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_health, 10)
         self.gripper = node.create_publisher(Float64, "gripper_command", 1)
-        self.commands = node.create_publisher(JointTrajectory, "joint_command", 10)
         self._message = JointTrajectory(joint_names=list(PANDA.joint_names))
         self._message.points = [JointTrajectoryPoint()]
         self.pose = None
-        node.create_timer(0.005, self._command)
+        if commands:
+            self.commands = node.create_publisher(JointTrajectory, "joint_command", 10)
+            node.create_timer(0.005, self._command)
 
     def _on_state(self, msg):
         self.state = msg
@@ -200,13 +213,13 @@ class Operator:
 
 
 @pytest.fixture
-def operator():
+def person():
     import rclpy
     from rclpy.node import Node
 
     rclpy.init()
     node = Node("operator")
-    yield Operator(node)
+    yield node
     node.destroy_node()
     rclpy.shutdown()
 
@@ -215,11 +228,13 @@ def start(module, *words):
     return subprocess.Popen([sys.executable, "-m", f"realign_franka_driver.{module}", *words])
 
 
-def test_reflex_is_reported_and_only_an_operator_recovers(operator, domain):
+def test_reflex_is_reported_and_only_an_operator_recovers(person, domain):
     from std_msgs.msg import Float64
 
+    operator = Operator(person, commands=True)
     address = f"127.4.{domain}.1"
-    box = start("emulator", "--robot=panda", f"--address={address}", "--faults=reflex@0.5")
+    options = ("--realtime-priority=24", "--faults=reflex@0.5")
+    box = start("emulator", "--robot=panda", f"--address={address}", *options)
     parameters = {"robot": "panda", "network": address, "realtime_priority": 21}
     words = [x for key, value in parameters.items() for x in ("-p", f"{key}:={value}")]
     time.sleep(2.0)
@@ -247,3 +262,64 @@ def test_reflex_is_reported_and_only_an_operator_recovers(operator, domain):
             process.send_signal(signal.SIGINT)
         assert driver.wait(15.0) == 0
         box.wait(15.0)
+
+
+def hold_policy(folder):
+    """A 50 Hz actor for the FR3 that holds its default pose: a network whose answer is zero."""
+    sizes = (14, 32, FR3.n)
+    weights = [np.zeros((b, a), np.float32) for a, b in pairwise(sizes)]
+    model = mlp_onnx(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+    offset = "position_offset_from_default"
+    config = ActorConfig(
+        name="hold",
+        robot=FR3.name,
+        robot_fingerprint=FR3.fingerprint,
+        rate_hz=50.0,
+        action=ActionConfig(type=offset, joints=FR3.joint_names, scale=0.25),
+        hold_pose_rad={},
+        observation=(
+            TermConfig(term="joint_pos", scale=1.0, joints=FR3.joint_names),
+            TermConfig(term="joint_vel", scale=0.05, joints=FR3.joint_names),
+        ),
+        duration_s=None,
+        start_pose_rad=dict(zip(FR3.joint_names, FR3.default_rad.tolist(), strict=True)),
+    )
+    save_checkpoint(folder, config, model)
+    return folder
+
+
+def test_real_fr3_waits_for_the_operator(person, domain, tmp_path):
+    operator = Operator(person, commands=False)
+    policy, summary = hold_policy(tmp_path / "hold"), tmp_path / "seen.json"
+    address = f"127.4.{domain}.2"
+    options = ("--realtime-priority=24", f"--summary={summary}")
+    box = start("emulator", "--robot=fr3", f"--address={address}", *options)
+    results = []
+
+    def play():
+        config = {"robot": "fr3", "policy": policy, "network": address, "duration_s": 2.0}
+        try:
+            results.append(run_with(domain, **config))
+        except FaultError as error:
+            results.append(error)
+
+    time.sleep(2.0)
+    run_of = threading.Thread(target=play)
+    run_of.start()
+    try:
+        operator.until(lambda: operator.health == "waiting", "diagnostics")
+        time.sleep(2.0)
+        assert operator.state is None  # nothing is passed on
+        assert operator.call("start").success
+        operator.until(lambda: operator.state is not None or results, "joint states")
+        run_of.join(60.0)
+    finally:
+        box.send_signal(signal.SIGINT)
+        box.wait(15.0)
+    (result,) = results
+    if isinstance(result, FaultError) and STARVED in str(result):
+        pytest.skip("the machine took 20 ms from the driver: the box is right to stop")
+    assert result["completed"], (result["stopped_by"], result["transitions"])
+    seen = json.loads(summary.read_text())
+    assert seen["reflexes"] == []
+    assert seen["ticks"] / 1000.0 - seen["moved_s"] > 3.0  # it stood until somebody said so
