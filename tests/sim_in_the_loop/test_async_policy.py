@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -37,6 +38,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 
 REACH = Path(policies.__file__).parent / "checkpoints" / "panda_reach"
 HORIZON = 24
+SILENCE = ("policy_silent", "state_silent")  # the other one on a machine under load
 
 
 def swaying(quantity: str) -> Demonstrations:
@@ -232,7 +234,7 @@ def test_killed_server_brakes_the_robot_and_the_run_ends_with_code_3(
     assert result["policy_failure"]["kind"] == "server_lost"
     assert url in capsys.readouterr().err
     assert [edge[2] for edge in result["transitions"]][-2:] == ["hold", "damp"]
-    assert result["stopped_by"] == "policy_silent"
+    assert result["stopped_by"] in SILENCE
     _, positions = of_bag(tmp_path / "bag")
     assert np.ptp(positions[-50:], axis=0).max() < 1e-6, "it stands"
 
@@ -265,44 +267,82 @@ def scripted_reach(answer):
         thread.join(10.0)
 
 
+class Operator:
+    """Reads ``/diagnostics`` of the policy, and says what it shall do."""
+
+    def __init__(self, domain: int) -> None:
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+        from std_msgs.msg import String
+
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = rclpy.create_node("operator", context=self.context)
+        self.health: list = []
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        words = self.node.create_publisher(String, "/policy/instruction", latched)
+        self.say = lambda text: words.publish(String(data=text))
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_health, 50)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin)
+
+    def _spin(self) -> None:
+        from rclpy.executors import ExternalShutdownException
+
+        with contextlib.suppress(ExternalShutdownException):
+            self.executor.spin()
+
+    def _on_health(self, message) -> None:
+        self.health += [s for s in message.status if s.name == "realign policy"]
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.executor.shutdown()
+        self.thread.join(10.0)
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
 def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(domain):
     """The node lives on, silent, and tells why: not a number would have been a command."""
 
     def answer(asked):
-        return np.full((7, 7), np.nan if len(asked) == 20 else 0.0)
+        return np.full((7, 7), np.nan if len(asked) == 8 else 0.0)
 
-    with scripted_reach(answer) as (described, asked):
+    with Operator(domain) as operator, scripted_reach(answer) as (described, asked):
         result = carry_out(described, domain, lockstep=False, duration_s=3.0)
-    assert result["policy_failure"]["kind"] == "bad_answer"
-    assert "NaN" in result["policy_failure"]["text"]
-    assert result["stopped_by"] == "policy_silent"
+    failure = result["policy_failure"]
+    assert failure["kind"] == "bad_answer"
+    assert "NaN" in failure["text"]
+    assert result["stopped_by"] in SILENCE
     assert result["transitions"][-1][2] == "damp"
-    assert len(asked) == 20, "nobody asks on by himself"
+    assert len(asked) == 8, "nobody asks on by himself"
+    told = operator.health[-1]
+    assert (told.level, told.message) == (b"\x02", failure["text"])
+    figures = {entry.key: json.loads(entry.value) for entry in told.values}
+    assert figures["failure"] == failure
+    assert figures["answers"] > 0
+    assert set(figures["inference_ms"]) == {"p50", "p95", "p99"}
+    assert {"delay_steps", "dropped_answers", "held_steps", "stalls"} <= set(figures)
 
 
 def test_new_instruction_reaches_the_model_while_it_runs(domain):
-    rclpy = pytest.importorskip("rclpy")
-    from rclpy.qos import DurabilityPolicy, QoSProfile
-    from std_msgs.msg import String
+    with Operator(domain) as operator:
 
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain)
-    node = rclpy.create_node("operator", context=context)
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    say = node.create_publisher(String, "/policy/instruction", latched)
+        def answer(asked):
+            if len(asked) == 6:  # the first one is that of the start
+                operator.say("to the right")
+            time.sleep(0.1 if len(asked) > 6 else 0.0)
+            return np.zeros((7, 7))
 
-    def answer(asked):
-        if len(asked) == 6:  # the first one is that of the start
-            say.publish(String(data="to the right"))
-        time.sleep(0.1 if len(asked) > 6 else 0.0)
-        return np.zeros((7, 7))
-
-    try:
         with scripted_reach(answer) as (described, asked):
             result = carry_out(described, domain, duration_s=2.0, instruction="to the left")
-    finally:
-        node.destroy_node()
-        context.try_shutdown()
     assert result["completed"]
     told = [question.get("prompt") for question in asked]
     assert told[0] is None
