@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from policies.datasets.collect import collect
+from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE, OnnxBackend
+from policies.diffusion.config import NetworkConfig, make_sampler
+from policies.diffusion.export import export_onnx
+from policies.diffusion.model import GenerativeModel
+from policies.diffusion.trainer import TrainConfig, train_model
 from policies.errors import InputError
 from policies.evaluation.environment import Environment
+from policies.evaluation.evaluate import EvaluationConfig, evaluate
 from sim2real import cli
 from sim2real.tasks.metaworld import TASKS, MetaWorld, MetaWorldExpert
 from sim2real.tasks.registry import make_environment, make_expert
@@ -78,3 +84,29 @@ def test_experts_solve_their_tasks(task):
     assert data.task == [task] * 3
     assert all(len(state) < environment.spec.max_steps for state in data.state)
     assert np.abs(np.concatenate(data.action)).max() <= 1.0
+
+
+def test_a_small_policy_learns_to_reach(reach):
+    """The benchmark in small: record, train, export, run; an untrained network must fail."""
+    demonstrations = collect(reach, MetaWorldExpert(reach), episodes=12, noise=0.1, linger=20)
+
+    def successes(steps: int) -> int:
+        config = TrainConfig(
+            kind="flow",
+            name="reach",
+            network=NetworkConfig(width=64, depth=2),
+            steps=steps,
+            batch=64,
+            ema_decay=0.98,
+            learning_rate=2e-3,
+            device="cpu",
+        )
+        trained = train_model(demonstrations, config)
+        files = export_onnx(trained.config, trained.network)
+        backend = OnnxBackend(trained.config, files[ENCODER_FILE], files[DENOISER_FILE], "reach")
+        model = GenerativeModel(trained.config, backend, make_sampler("flow", name="adaptive"))
+        runs = EvaluationConfig(episodes=8, batch=1, timed_episodes=0)
+        return evaluate(model, lambda: reach, config=runs).successes
+
+    assert successes(1) <= 2
+    assert successes(800) >= 6
