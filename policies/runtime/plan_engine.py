@@ -235,14 +235,16 @@ class PlanEngine:
     def _take_answers(self, step: int) -> bool:
         """Hand what has come to the executor; True if there is a new plan."""
         for outcome in self._inference.poll():
-            asked = self._asked.get(outcome.request)
-            if asked is None:
-                self._dropped += outcome.request != _RESET
+            if outcome.request == _RESET:
                 continue
-            if outcome.actions is None:
+            if outcome.actions is None:  # also of a request that was given up meanwhile
                 assert outcome.failure is not None
                 self._fail(outcome.failure)
                 return False
+            asked = self._asked.get(outcome.request)
+            if asked is None:
+                self._dropped += 1
+                continue
             self._took_s = outcome.seconds
             self._times.add(outcome.seconds * 1e3)
             self._total_s += outcome.seconds

@@ -323,6 +323,19 @@ def test_stalled_model_ends_in_silence_and_a_new_answer_starts_at_the_robot():
     assert_allclose(arm.seen[-1][1], -1.0)  # the command in force was where the robot is
 
 
+def test_failure_of_a_request_that_was_given_up_is_the_one_that_is_told():
+    inference, arm = Manual(), Arm()
+    engine = engine_for(arm, inference=inference, deadline_s=0.1)
+    engine.tick(seen_at(0))
+    inference.finish()
+    first_commands(engine, range(1, 30))
+    assert engine.report()["stalls"] == 1
+    arm.model.answer = raising(PolicyFailureError(Failure.SERVER_SLOW, "no answer within 1 s"))
+    inference.finish()
+    assert engine.tick(seen_at(30)) is None
+    assert engine.failure.kind is Failure.SERVER_SLOW
+
+
 def test_clock_that_is_set_back_starts_a_new_plan():
     engine = engine_for(lockstep=True)
     first_commands(engine, range(50, 56))
