@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 import policies
 from policies import cli
 from policies.checkpoint import inspect, load_policy
+from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.interface import Prefix, Window
 from policies.errors import InputError
 from policies.interface import Observation
@@ -35,7 +36,7 @@ from policies.serving.server import PolicyServer, ServeConfig
 from policies.vla.lerobot import process
 from policies.vla.lerobot.checkpoint import import_lerobot, load_lerobot_model, read_lerobot
 from policies.vla.lerobot.folder import read_folder
-from policies.vla.lerobot.model import LeRobotPolicy, RunConfig
+from policies.vla.lerobot.model import RunConfig
 from policies.vla.lerobot.process import Limits
 from policies.vla.lerobot.workers.wire import BrokenMessageError, Channel
 from sim2real import cli as realign
@@ -189,7 +190,7 @@ def test_a_window_that_does_not_fit_is_named(start):
 
 def test_an_instruction_of_the_observation_comes_first(start):
     model = start(mapping={**MAP, "instruction": "one"})
-    policy = LeRobotPolicy(model, SO101, "")
+    policy = ChunkPolicy(model, SO101, "")
     policy.reset(0)
     seen = Observation(
         stamp_ns=0,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.actor.config import Reader, read_json
+from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.interface import ChunkSpec
 from policies.errors import InputError
 from policies.interface import RobotSpec
@@ -31,7 +32,7 @@ from policies.vla.lerobot.config import (
 )
 from policies.vla.lerobot.folder import CONFIG_FILE, read_folder, read_text, vlm_files
 from policies.vla.lerobot.mapping import check_dataset, read_map
-from policies.vla.lerobot.model import LeRobotModel, LeRobotPolicy, RunConfig
+from policies.vla.lerobot.model import LeRobotModel, RunConfig
 
 FOLDER, VLM = "lerobot", "vlm"
 _BLOCK = 1 << 20
@@ -123,9 +124,7 @@ def load_lerobot_model(path: Path, run: RunConfig | None = None) -> LeRobotModel
     return LeRobotModel(checkpoint.config, checkpoint.spec, checkpoint.folder, run)
 
 
-def load_lerobot_policy(
-    path: Path, robot: RobotSpec, run: RunConfig | None = None
-) -> LeRobotPolicy:
+def load_lerobot_policy(path: Path, robot: RobotSpec, run: RunConfig | None = None) -> ChunkPolicy:
     """An imported checkpoint as a policy of ``robot``.
 
     Args:
@@ -138,7 +137,7 @@ def load_lerobot_policy(
     """
     checkpoint = read_lerobot(path)
     model = LeRobotModel(checkpoint.config, checkpoint.spec, checkpoint.folder, run)
-    return LeRobotPolicy(model, robot, checkpoint.sha256)
+    return ChunkPolicy(model, robot, checkpoint.sha256)
 
 
 def import_lerobot(
@@ -178,7 +177,7 @@ def import_lerobot(
     provenance = {"importer": "lerobot", "kind": folder.kind, "folder": source.resolve().name}
     config = make_config(out.name, robot.name, robot.fingerprint, value_map, provenance)
     spec = chunk_spec(config, folder, str(map_file))
-    LeRobotPolicy(LeRobotModel(config, spec, source), robot, "")
+    ChunkPolicy(LeRobotModel(config, spec, source), robot, "")
     files = {f"{FOLDER}/{name}": source / name for name in folder.files}
     files |= _vlm_of(folder.kind, config.instruction, source, vlm, map_file)
     check_writable(out, overwrite=overwrite)
@@ -216,7 +215,7 @@ def describe(path: Path) -> dict[str, Any]:
     checkpoint = read_lerobot(path)
     config, spec = checkpoint.config, checkpoint.spec
     model = LeRobotModel(config, spec, checkpoint.folder)
-    policy = LeRobotPolicy(model, get_robot(config.robot.name), checkpoint.sha256)
+    policy = ChunkPolicy(model, get_robot(config.robot.name), checkpoint.sha256)
     described = dump_config(config)
     return {
         "name": config.name,

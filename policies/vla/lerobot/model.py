@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import RobotBinding
 from policies.diffusion.interface import ChunkSpec, Prefix, Window, blank_window
 from policies.diffusion.model import check_window
 from policies.errors import InputError
-from policies.interface import Float, Observation, RobotSpec
+from policies.interface import Float
 from policies.runtime.failure import Failure, PolicyFailureError
 from policies.vla.lerobot.config import LeRobotConfig
 from policies.vla.lerobot.mapping import to_lerobot, to_si
@@ -195,32 +194,3 @@ class LeRobotModel:
                     f"{found[key]}; import the checkpoint again",
                 )
         return loaded
-
-
-class LeRobotPolicy(ChunkPolicy):
-    """Implements :class:`policies.interface.Policy`; an observation may carry an instruction.
-
-    Without one, the instruction with which the checkpoint was imported counts. Another one takes
-    effect with the next chunk.
-
-    Args:
-        model: the model.
-        robot: the robot that it shall run on.
-        sha256: hash over the checkpoint's files.
-
-    Raises:
-        InputError: the model is not for this robot.
-    """
-
-    def __init__(self, model: LeRobotModel, robot: RobotSpec, sha256: str) -> None:
-        super().__init__(model, robot, sha256)
-        self._told: tuple[str, ...] = ()
-
-    def observe(self, observation: Observation, command: Float, speed: Float) -> None:
-        """See :class:`policies.diffusion.chunk_policy.ChunkPolicy`."""
-        super().observe(observation, command, speed)
-        self._told = () if observation.instruction is None else (observation.instruction,)
-
-    def window(self) -> Window:
-        """The last observations and what is to be done, as a copy."""
-        return replace(super().window(), instructions=self._told)
