@@ -1,18 +1,16 @@
-"""Packets between the driver node and its wire process, over a pair of Unix sockets.
-
-Fixed-size records on ``SOCK_SEQPACKET``: whole packets or none, and the death of one side is an end
-of file on the other within microseconds, however it died.
-"""
+"""Packets between the driver node and its wire process."""
 
 from __future__ import annotations
 
-import select
-import socket
 from typing import Any
 
 import numpy as np
 
 from policies.interface import Float, RobotSpec
+from policies.runtime.packets import Closed as Closed
+from policies.runtime.packets import channel_pair as channel_pair
+from policies.runtime.packets import receive as receive
+from policies.runtime.packets import send as send
 
 MAX_JOINTS = 35
 TRACK, DAMP, FINISH, RESET = range(4)  # kinds of a command packet
@@ -37,53 +35,6 @@ STATE = np.dtype(
         ("gap_ms", "<f8", 3),  # between two commands: p50, p99, max
     ]
 )
-_QUEUE_BYTES = 16384
-_LARGEST = max(COMMAND.itemsize, STATE.itemsize)
-
-
-def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends: the node's and the wire process's."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:  # a reader that is late must not find a long queue of old packets
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BYTES)
-    return ends
-
-
-class Closed(Exception):
-    """The other side is gone."""
-
-
-def send(end: socket.socket, record: Any) -> None:
-    """Send a record; one that does not fit into a full queue is dropped, the next is newer.
-
-    Raises:
-        Closed: the other side is gone.
-    """
-    try:
-        end.send(record.tobytes(), socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
-    except OSError:
-        raise Closed from None
-
-
-def receive(end: socket.socket, dtype: np.dtype[Any], *, wait_s: float = 0.0) -> Any:
-    """Next record of ``dtype``, or None where none comes within ``wait_s``.
-
-    Raises:
-        Closed: the other side is gone.
-    """
-    try:
-        if wait_s:
-            select.select([end], [], [], wait_s)
-        packet = end.recv(_LARGEST, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return None
-    except OSError:
-        raise Closed from None
-    if len(packet) != dtype.itemsize:
-        raise Closed
-    return np.frombuffer(packet, dtype=dtype)[0]
 
 
 def command(kind: int, positions_rad: Float | None = None) -> Any:
