@@ -1,0 +1,276 @@
+"""Figures of the fault table: reaction of the guard, silence, soak, determinism.
+
+    python tests/bench/bench_faults.py                      # a minute
+    python tests/bench/bench_faults.py --kills 200          # kill -9 of the policy
+    python tests/bench/bench_faults.py --soak-minutes 30 --robot g1 --policy CHECKPOINT
+
+Robot time is exact; wall times are those of the machine, and of what else it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import rclpy
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from policies import messages as wire
+from policies.checkpoint import load_policy
+from policies.interface import ActionChunk, RobotSpec
+from policies.robots import PANDA, get_robot
+from policies.runtime.fault import State
+from policies.runtime.guard import Guard
+from policies.runtime.guard_config import GuardConfig
+from sim2real.bags.reader import read_bag
+from sim2real.graph import private_domain_id, ros_environment
+from sim2real.run import run
+from sim2real.run_config import RunConfig
+
+REPO = Path(__file__).resolve().parents[2]
+CHECKPOINT = REPO / "policies/checkpoints/panda_reach"
+TOPICS = ("/joint_states", "/joint_command", "/action_chunk", "/imu", "/odom")
+MS = 1_000_000
+
+
+def load(path: Path) -> ModuleType:
+    """A module of the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def bench_reaction(chunks: int) -> str:
+    """Random chunks and events; then the time that a refusal and a command take."""
+    fuzz = load(REPO / "tests/faults/test_fuzz_guard.py")
+    bench = fuzz.drive(PANDA, 3, chunks)
+    guard = Guard(PANDA, GuardConfig(refusals_per_s=10**6))
+    now = 10**10
+    guard.on_state(now, now, PANDA.default_rad, np.zeros(PANDA.n))
+    guard.arm(now)
+    rows = np.tile(PANDA.default_rad, (8, 1))
+    guard.on_chunk(ActionChunk(stamp_ns=now, dt_s=0.02, positions_rad=rows), now)
+    assert guard.state is State.ACTIVE
+    bad = ActionChunk(stamp_ns=now, dt_s=0.02, positions_rad=rows * np.nan)
+    refuse, tick = [], []
+    for _ in range(2000):
+        start = time.perf_counter()
+        guard.on_chunk(bad, now)
+        refuse.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        guard.tick(now)
+        tick.append(time.perf_counter() - start)
+    return (
+        f"{bench.chunks} chunks, {bench.commands} commands checked, 0 unsafe; a refusal takes "
+        f"{1e6 * np.median(refuse):.0f} us, a command {1e6 * np.median(tick):.0f} us (medians)"
+    )
+
+
+@contextmanager
+def open_graph() -> Iterator[Any]:
+    """A live graph of the tests, on a domain of its own."""
+    live_graph = load(REPO / "tests/faults/live_graph.py")
+    domain = private_domain_id()
+    os.environ.update(ros_environment(domain))
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    with tempfile.TemporaryDirectory() as folder:
+        live = live_graph.LiveGraph(Path(folder), domain, context)
+        try:
+            yield live
+        finally:
+            live.close()
+            context.try_shutdown()
+
+
+def watch_chunks(live: Any) -> list[float]:
+    """A list whose only entry is the wall time at which the newest chunk arrived, s."""
+    newest = [math.nan]
+
+    def note(_: Any) -> None:
+        newest[0] = time.time()
+
+    live.node.create_subscription(JointTrajectory, "action_chunk", note, 10)
+    return newest
+
+
+def bench_silence(kills: int) -> str:
+    """kill -9 of the policy in real time, with the default thresholds of the guard."""
+    after_kill, after_chunk = [], []
+    rng = np.random.default_rng(0)
+    with open_graph() as live:
+        newest = watch_chunks(live)
+        live.start_guard(rate_hz=200.0, silence_periods=2.0, realtime_priority=22)
+        live.start_policy()
+        live.start_driver()
+        for _ in range(kills):
+            live.wait(lambda: "active" in {e.new for e in live.edges()}, "a robot", 60.0)
+            live.set_moving()
+            time.sleep(rng.uniform(0.2, 0.6))
+            live.set_moving()
+            since = live.kill("policy")
+            edge = live.wait_edge("hold", "policy_silent", since=since)
+            after_kill.append(edge.time_s - since)
+            after_chunk.append(edge.time_s - newest[0])
+            live.wait_edge("damp", since=since)
+            live.start_policy()
+    late = 1e3 * np.array(after_chunk) - 40.0
+    return (
+        f"{kills} kills: last chunk -> HOLD p50 {1e3 * np.median(after_chunk):.1f}, "
+        f"p99 {1e3 * np.percentile(after_chunk, 99):.1f}, max {1e3 * max(after_chunk):.1f} ms "
+        f"(threshold 40 ms; beyond it p50 {np.median(late) / 5:.1f}, "
+        f"p99 {np.percentile(late, 99) / 5:.1f} guard periods of 5 ms); "
+        f"kill -> HOLD max {1e3 * max(after_kill):.1f} ms"
+    )
+
+
+def start_soak(live: Any, robot: str, policy: Path) -> None:
+    """Guard, policy and driver in lockstep, for longer than anybody waits."""
+    common = {"robot": robot, "lockstep": True}
+    spec = load_policy(policy, get_robot(robot)).spec
+    guard = {"auto_arm": True, "policy_rate_hz": float(spec.rate_hz)}
+    live.graph.start("guard", "realign_policy.guard_node", common | guard)
+    answers = {"policy": str(policy), "autostart": True}
+    live.graph.start("policy", "realign_policy.policy_node", common | answers)
+    goals = {"goals": 1, "goal_period_s": 1e6} if "goal" in spec.needs else {}
+    driver = {"policy": str(policy), "duration_s": 1e6, "wait_for": "guard,policy", **goals}
+    live.graph.start("driver", "realign_mujoco_driver.driver_node", common | driver)
+
+
+def misbehave(live: Any, robot: RobotSpec, publisher: Any, rng: np.random.Generator) -> str:
+    """Do one thing that a peer may do; says what."""
+    what = str(rng.choice(["nan", "gross", "shape", "stale", "names", "estop"]))
+    if what == "estop":
+        live.call("estop")
+        return what
+    rows = np.full((3, robot.n + (what == "shape")), {"nan": np.nan, "gross": 1e4}.get(what, 0.0))
+    names = [f"x{k}" if what == "names" else n for k, n in enumerate(robot.joint_names)]
+    late = 10**9 if what == "stale" else 0
+    stamp = max(wire.stamp_to_ns(live.state.header.stamp) - late, 0)
+    message = wire.fill_trajectory(
+        JointTrajectory(),
+        JointTrajectoryPoint,
+        stamp_ns=stamp,
+        names=names,
+        dt_s=0.02,
+        positions_rad=rows,
+    )
+    for _ in range(int(rng.integers(1, 5))):
+        publisher.publish(message)
+    return what
+
+
+def megabytes(pid: int) -> float:
+    """Resident memory of a process, MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return math.nan
+
+
+def bench_soak(minutes: float, robot_name: str, policy: Path) -> str:
+    """A graph in lockstep under random faults: memory of each process, and that none ends."""
+    robot, rng = get_robot(robot_name), np.random.default_rng(0)
+    sizes: list[list[float]] = []
+    done: dict[str, int] = {}
+    with open_graph() as live:
+        start_soak(live, robot_name, policy)
+        live.wait(lambda: live.guard_state() == "active", "a moving robot", 60.0)
+        end = time.monotonic() + 60.0 * minutes
+        with live.publisher(JointTrajectory, "action_chunk") as publisher:
+            while time.monotonic() < end:
+                what = misbehave(live, robot, publisher, rng)
+                done[what] = done.get(what, 0) + 1
+                time.sleep(rng.uniform(0.1, 1.0))
+                if live.guard_state() == "damp":
+                    live.call("reset")
+                    live.call("arm")
+                sizes.append([megabytes(p.popen.pid) for p in live.graph.processes])
+                assert live.graph.dead() is None, live.graph.dead()
+        names = [p.name for p in live.graph.processes]
+        stamp_s = live.state.header.stamp.sec
+    fifth = max(len(sizes) // 5, 1)
+    first, last = np.median(sizes[fifth : 2 * fifth], axis=0), np.median(sizes[-fifth:], axis=0)
+    growth = ", ".join(
+        f"{name} {b:.0f} MB ({100 * (b / a - 1):+.2f} %)"
+        for name, a, b in zip(names, first, last, strict=True)
+    )
+    return (
+        f"{robot_name}, {minutes:g} min, {stamp_s} s of robot time, {sum(done.values())} faults "
+        f"{done}: no process ended; memory from the second to the last fifth: {growth}"
+    )
+
+
+def digest(bag: Path) -> dict[str, str]:
+    """Hash of what is on each topic, stamps of the messages included, times of receipt not."""
+    out = {}
+    opened = read_bag(bag)
+    for topic in TOPICS:
+        if opened.info.topic(topic) is None:
+            continue
+        columns = opened.columns(topic)
+        sha = hashlib.sha256(columns.stamp_ns.tobytes())
+        for name in sorted(columns.arrays):
+            sha.update(name.encode() + columns.arrays[name].tobytes())
+        out[topic] = sha.hexdigest()
+    return out
+
+
+def bench_determinism(robot: str, policy: Path) -> str:
+    """Two runs of one seed and the same faults: what is in the bags."""
+    digests, stops = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(2):
+            config = RunConfig(
+                robot=robot,
+                policy=policy,
+                lockstep=True,
+                seed=3,
+                duration_s=2.0,
+                faults="nan_state@1.0:0.1",
+                record=Path(folder) / f"bag{k}",
+            )
+            stops.append(run(config, progress=False)["transitions"])
+            digests.append(digest(Path(folder) / f"bag{k}"))
+    same = digests[0] == digests[1] and stops[0] == stops[1]
+    return (
+        f"{robot}, NaN for 0.1 s: {'the same' if same else 'NOT the same'} content on "
+        f"{', '.join(digests[0])} and the same transitions of the guard"
+    )
+
+
+def main() -> None:
+    """Run all parts and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chunks", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--soak-minutes", type=float, default=0.3)
+    parser.add_argument("--robot", default="panda")
+    parser.add_argument("--policy", type=Path, default=CHECKPOINT)
+    args = parser.parse_args()
+    print("reaction:", bench_reaction(args.chunks), flush=True)
+    print("silence:", bench_silence(args.kills), flush=True)
+    print("determinism:", bench_determinism(args.robot, args.policy), flush=True)
+    if args.soak_minutes > 0:
+        soak = bench_soak(args.soak_minutes, args.robot, args.policy)
+        print("soak:", soak, flush=True)
+
+
+if __name__ == "__main__":
+    main()
