@@ -6,14 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from realign_franka_driver.arm import Arm
+from realign_franka_driver.control_box import ControlBox
+from realign_franka_driver.emulator import Emulator
+from realign_franka_driver.errors import Error
 from realign_franka_driver.layout import ROBOT_PORT
+
+from policies.robots import get_robot
 
 HERE = Path(__file__).parent
 LOST = "communication_constraints_violation"
+STOLEN = (LOST, "timeout", "Timeout")
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -50,8 +58,8 @@ def with_emulator(script, *arguments, faults="", tries=4):
         finally:
             robot.send_signal(signal.SIGINT)
             robot.wait(10.0)
-        stolen = LOST in client.stdout + client.stderr and "silence" not in faults
-        if not stolen:
+        said = client.stdout + client.stderr
+        if "silence" in faults or not any(word in said for word in STOLEN):
             break
     assert client.returncode == 0, client.stderr
     return json.loads(client.stdout)
@@ -176,6 +184,49 @@ def test_franky_moves_in_every_way():
     assert seen["ticks"] == 50
     assert seen["tracker"]["joint"][:4] == pytest.approx([0.1] * 4, abs=0.05)
     assert seen["recovered"]
+
+
+NAMES_IN_ORDER = """
+import json, sys, time, pylibfranka
+robot = pylibfranka.Robot(sys.argv[1], pylibfranka.RealtimeConfig.kIgnore)
+seen, end = [], time.monotonic() + 60.0
+while time.monotonic() < end and not (seen and seen[-1] == "[]"):
+    text = str(robot.read_once().current_errors)
+    if not seen or seen[-1] != text:
+        seen.append(text)
+print(json.dumps(seen))
+"""
+
+
+@needs("pylibfranka")
+def test_every_error_has_the_bit_by_which_libfranka_knows_it():
+    own = address()
+    box = ControlBox(Arm(get_robot("fr3")))
+    emulator = Emulator(box, address=own)
+    connected: list[int] = []
+
+    def play():
+        while emulator.running:
+            if emulator.robot.link.connected:
+                connected.append(box.ticks)
+            bit = (box.ticks - connected[0]) // 50 if connected else 0
+            box.errors = {Error(bit)} if bit < len(Error) else set()
+            emulator.period()
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        words = [sys.executable, "-c", NAMES_IN_ORDER, own]
+        client = subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+    finally:
+        emulator.stop()
+        thread.join()
+    *names, none = json.loads(client.stdout)
+    assert none == "[]"
+    assert len(names) == len(Error)
+    for error, name in zip(Error, names, strict=True):
+        assert name.lower().startswith(f'["{error.name.lower()}'), name
 
 
 # ---- our own client ----------------------------------------------------------------------------

@@ -63,7 +63,6 @@ class Emulator:
         self.gripper = GripperServer(Gripper(box.arm), address)
         self.trace: list[tuple[int, int, bool, float]] | None = [] if keep_trace else None
         self.physics_s = self.lost_s = 0.0
-        self.max_speed_rad_s = 0.0
         self.running = True
 
     def stop(self, *_: Any) -> None:

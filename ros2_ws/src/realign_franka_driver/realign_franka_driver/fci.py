@@ -14,8 +14,6 @@ import pylibfranka
 from policies.errors import InputError
 from policies.interface import Float
 
-GRIPPER_VERSION = 3
-
 
 class MotionEnded(Exception):
     """The robot has ended a motion, or has refused to begin one; the text says why."""
