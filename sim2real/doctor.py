@@ -151,7 +151,7 @@ def _optional() -> list[Finding]:
         (
             "pyserial",
             _version("pyserial"),
-            "serial devices (planned)",
+            "run --driver serial (SO-101), Robotiq gripper, e-stop button",
             'pip install "realign[serial]"',
         ),
         (
@@ -163,8 +163,20 @@ def _optional() -> list[Finding]:
         (
             "pylibfranka",
             _version("pylibfranka"),
-            "a Franka driver (planned)",
-            "pip install pylibfranka",
+            "run --driver franka",
+            'pip install "realign[franka]"',
+        ),
+        (
+            "websockets",
+            _version("websockets"),
+            "serve, run --policy ws://HOST:PORT",
+            'pip install "realign[serving]"',
+        ),
+        (
+            "LeRobot",
+            _lerobot(),
+            "running LeRobot checkpoints",
+            "docs/tutorials/run_a_lerobot_policy.md",
         ),
         ("SAPIEN", _simulator("sapien"), "run --engine sapien (PhysX)", _SAPIEN),
         ("Isaac Gym", _simulator("isaacgym"), "run --engine isaacgym", _ISAAC),
@@ -207,13 +219,25 @@ def _simulator(name: str) -> str | None:
     python = simulator_python(name)
     if python == sys.executable and importlib.util.find_spec(name) is None:
         return None  # saves starting an interpreter
+    return python if _succeeds(python, f"import {name}") else None
+
+
+def _lerobot() -> str | None:
+    """Interpreter that evaluates LeRobot checkpoints."""
+    from policies.vla.lerobot.process import PYTHON_VARIABLE
+
+    python = os.environ.get(PYTHON_VARIABLE, "")
+    # Importing LeRobot takes many seconds; that it is there is enough.
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('lerobot') is None)"
+    return python if python and _succeeds(python, look) else None
+
+
+def _succeeds(python: str, program: str) -> bool:
     try:
-        subprocess.run(
-            [python, "-c", f"import {name}"], check=True, capture_output=True, timeout=_IMPORT_S
-        )
+        subprocess.run([python, "-c", program], check=True, capture_output=True, timeout=_IMPORT_S)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return python
+        return False
+    return True
 
 
 def _ros() -> str | None:
