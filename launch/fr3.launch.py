@@ -4,9 +4,9 @@ ros2 launch realign_bringup fr3.launch.py policy:=CHECKPOINT network:=172.16.0.2
 """
 
 from launch import LaunchDescription
-from realign_bringup.parts import include
+from realign_bringup.parts import POLICY, description, include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all Franka arms, for this one."""
-    return LaunchDescription([include(__file__, "franka.launch.py", robot="fr3")])
+    return description((POLICY,), include(__file__, "franka.launch.py", "policy", robot="fr3"))

@@ -4,9 +4,9 @@ ros2 launch realign_bringup g1.launch.py policy:=CHECKPOINT network:=eth0 record
 """
 
 from launch import LaunchDescription
-from realign_bringup.parts import include
+from realign_bringup.parts import POLICY, description, include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all Unitree robots, for this one."""
-    return LaunchDescription([include(__file__, "unitree.launch.py", robot="g1")])
+    return description((POLICY,), include(__file__, "unitree.launch.py", "policy", robot="g1"))

@@ -4,9 +4,9 @@ ros2 launch realign_bringup go2.launch.py policy:=CHECKPOINT network:=eth0 recor
 """
 
 from launch import LaunchDescription
-from realign_bringup.parts import include
+from realign_bringup.parts import POLICY, description, include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all Unitree robots, for this one."""
-    return LaunchDescription([include(__file__, "unitree.launch.py", robot="go2")])
+    return description((POLICY,), include(__file__, "unitree.launch.py", "policy", robot="go2"))

@@ -4,9 +4,9 @@ ros2 launch realign_bringup panda.launch.py policy:=CHECKPOINT controller:=/NAME
 """
 
 from launch import LaunchDescription
-from realign_bringup.parts import include
+from realign_bringup.parts import POLICY, description, include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all Franka arms, for this one."""
-    return LaunchDescription([include(__file__, "franka.launch.py", robot="panda")])
+    return description((POLICY,), include(__file__, "franka.launch.py", "policy", robot="panda"))

@@ -6,7 +6,7 @@ The graph is that of ``realign run --driver mujoco``; it ends when the driver ha
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import OpaqueFunction, RegisterEventHandler, SetLaunchConfiguration, Shutdown
+from launch.actions import OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit
 from launch_ros.actions import Node
 from realign_bringup.parts import POLICY, ROBOT, Checkpoint, description, include, is_true
@@ -62,8 +62,7 @@ def generate_launch_description() -> LaunchDescription:
     return description(
         ARGUMENTS,
         include(__file__, "environment.launch.py"),
-        SetLaunchConfiguration("driver", "mujoco"),
         OpaqueFunction(function=_nodes),
-        include(__file__, "robot.launch.py"),
-        include(__file__, "record.launch.py"),
+        include(__file__, "robot.launch.py", "robot", "policy"),
+        include(__file__, "record.launch.py", "robot", "policy", driver="mujoco"),
     )

@@ -4,9 +4,9 @@ ros2 launch realign_bringup so101.launch.py policy:=CHECKPOINT port:=/dev/ttyACM
 """
 
 from launch import LaunchDescription
-from realign_bringup.parts import include
+from realign_bringup.parts import POLICY, description, include
 
 
 def generate_launch_description() -> LaunchDescription:
     """The launch file of all arms of bus servos, for this one."""
-    return LaunchDescription([include(__file__, "serial.launch.py", robot="so101")])
+    return description((POLICY,), include(__file__, "serial.launch.py", "policy", robot="so101"))

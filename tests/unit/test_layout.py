@@ -138,7 +138,7 @@ def fake_launch(monkeypatch):
         "launch.actions": (*actions, "OpaqueFunction", "Shutdown"),
         "launch.event_handlers": ("OnProcessExit",),
         "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
-        "launch.substitutions": ("EnvironmentVariable",),
+        "launch.substitutions": ("EnvironmentVariable", "LaunchConfiguration"),
         "launch_ros": (),
         "launch_ros.actions": ("LifecycleNode", "Node"),
     }
@@ -161,13 +161,40 @@ def evaluate(name: str, **given: str) -> tuple[list, list]:
     return entities, [e for e in entities if type(e).__name__.endswith("Node")]
 
 
-def _entities(name: str, configurations: dict) -> list:
-    """Carry a launch file out as `launch` does: in order, with configurations that stay."""
+def _load(name: str) -> list:
     spec = importlib.util.spec_from_file_location(name.replace(".", "_"), REPO / "launch" / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (waiting,) = module.generate_launch_description().args
-    return _carry_out(waiting, configurations)
+    return waiting
+
+
+def _entities(name: str, configurations: dict) -> list:
+    """Carry a launch file out as `launch` does: in order, with configurations that stay."""
+    return _carry_out(_load(name), configurations)
+
+
+def _included(entity: Recorded) -> tuple[str, dict]:
+    """File of an IncludeLaunchDescription, and the arguments that it hands on."""
+    (path,) = entity.args[0].args
+    assert Path(path).parent == REPO / "launch"
+    return Path(path).name, dict(entity.kwargs["launch_arguments"])
+
+
+def _required(waiting: list, handed_on: frozenset = frozenset()) -> set[str]:
+    """Arguments without a default that `launch` misses before it includes ``waiting``.
+
+    It looks at what the including file hands on, not at configurations that exist already.
+    """
+    missing: set[str] = set()
+    for entity in waiting:
+        kind = type(entity).__name__
+        if kind == "DeclareLaunchArgument" and entity.kwargs["default_value"] is None:
+            missing |= {entity.args[0]} - handed_on
+        elif kind == "IncludeLaunchDescription":
+            name, arguments = _included(entity)
+            missing |= _required(_load(name), handed_on | set(arguments))
+    return missing
 
 
 def _carry_out(waiting: list, configurations: dict) -> list:
@@ -182,10 +209,12 @@ def _carry_out(waiting: list, configurations: dict) -> list:
         elif kind == "SetLaunchConfiguration":
             configurations[entity.args[0]] = entity.args[1]
         elif kind == "IncludeLaunchDescription":
-            configurations.update(entity.kwargs.get("launch_arguments", ()))
-            (path,) = entity.args[0].args
-            assert Path(path).parent == REPO / "launch"
-            done += _entities(Path(path).name, configurations)
+            name, arguments = _included(entity)
+            assert _required(_load(name), frozenset(arguments)) == set(), name
+            for key, value in arguments.items():
+                passed = type(value).__name__ == "LaunchConfiguration"
+                configurations[key] = configurations[value.args[0]] if passed else value
+            done += _entities(name, configurations)
         elif kind == "OpaqueFunction":
             context = types.SimpleNamespace(launch_configurations=configurations)
             done += _carry_out(entity.kwargs["function"](context), configurations)

@@ -6,7 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from realign_recorder.motion import Motion, Playback, motion_of_bag, motion_of_excitation
+from realign_recorder.motion import (
+    Motion,
+    Playback,
+    in_time,
+    motion_of_bag,
+    motion_of_excitation,
+)
 
 from policies.errors import InputError
 from policies.robots import get_robot
@@ -39,6 +45,16 @@ def test_commands_come_out_of_a_bag_as_they_went_in(bag):
         np.array([0.0, 0.13125, 0.25])[:, None] * np.ones(6)
     )
     assert motion_of_bag(bag, SO101, "/joint_command").t_s == pytest.approx(motion.t_s)
+
+
+def test_stamps_that_go_back_a_little_are_passed_over_and_more_is_another_run():
+    stamps = NS + np.arange(20) * NS // 20
+    assert in_time(stamps, "bag").all()
+    stamps[18] -= NS // 8
+    assert np.flatnonzero(~in_time(stamps, "bag")).tolist() == [18]
+    stamps[18:] = stamps[0]
+    with pytest.raises(InputError, match=r"bag: .* the clock goes back at 0\.85 s"):
+        in_time(stamps, "bag")
 
 
 def test_set_points_of_a_legged_robot_are_held_not_blended():

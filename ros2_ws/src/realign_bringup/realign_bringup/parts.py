@@ -12,10 +12,10 @@ from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
     OpaqueFunction,
-    SetLaunchConfiguration,
     Shutdown,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from policies.robots import ROBOTS
@@ -74,10 +74,18 @@ def description(rows: Rows, *entities: LaunchDescriptionEntity) -> LaunchDescrip
     return LaunchDescription([*declared, *entities])
 
 
-def include(beside: str, name: str, **arguments: str) -> IncludeLaunchDescription:
-    """Include the launch file ``name`` that lies beside the file ``beside``."""
+def include(beside: str, name: str, *passed: str, **arguments: str) -> IncludeLaunchDescription:
+    """Include the launch file ``name`` that lies beside the file ``beside``.
+
+    Args:
+        beside: a launch file in the same folder.
+        name: of the file.
+        passed: our arguments that it needs: `launch` wants those without a default handed on.
+        arguments: further ones, with values.
+    """
     source = PythonLaunchDescriptionSource(str(Path(beside).with_name(name)))
-    return IncludeLaunchDescription(source, launch_arguments=list(arguments.items()))
+    handed_on = [(key, LaunchConfiguration(key)) for key in passed]
+    return IncludeLaunchDescription(source, launch_arguments=[*handed_on, *arguments.items()])
 
 
 def robot_of(beside: str, context: LaunchContext, **arguments: str) -> IncludeLaunchDescription:
@@ -127,8 +135,7 @@ def hardware(
     return description(
         (ROBOT, POLICY, *rows),
         include(beside, "environment.launch.py"),
-        SetLaunchConfiguration("driver", driver),
         OpaqueFunction(function=nodes),
-        include(beside, "robot.launch.py"),
-        include(beside, "record.launch.py"),
+        include(beside, "robot.launch.py", "robot", "policy"),
+        include(beside, "record.launch.py", "robot", "policy", driver=driver),
     )

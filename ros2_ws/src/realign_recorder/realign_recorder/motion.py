@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.errors import InputError
 from policies.interface import ActionChunk, Float, RobotSpec
@@ -13,6 +14,8 @@ from sim2real.bags.reader import Bag, read_bag
 from sim2real.episodes.streams import COMMAND_TOPICS, JOINT_STATE, JOINT_TRAJECTORY
 
 NS = 1_000_000_000
+# The guard stamps commands by the robot's clock as it estimates it: some ms back and forth.
+_CLOCK_JUMP_NS = NS // 2
 _EXCITATION_HZ = 200.0
 # Set-points go to the first one of a motion at this share of the joints' speed limits.
 _APPROACH_SHARE = 0.2
@@ -78,18 +81,28 @@ def motion_of_bag(path: Path, robot: RobotSpec, topic: str = "") -> Motion:
     stamp_ns, rows = stamp_ns[usable], rows[usable]
     if not len(rows):
         raise InputError(f"{path}: expected positions on {name}, got none; record it again")
-    if (np.diff(stamp_ns) < 0).any():
-        raise InputError(
-            f"{path}: expected commands in the order of their stamps, but the clock goes back at "
-            f"{(stamp_ns[np.argmax(np.diff(stamp_ns) < 0)] - stamp_ns[0]) / NS:.2f} s; "
-            "play a bag of one run"
-        )
-    first = np.concatenate([[True], np.diff(stamp_ns) > 0])
+    first = in_time(stamp_ns, str(path))
     t_s = (stamp_ns[first] - stamp_ns[0]) / NS
     return Motion(t_s=t_s, positions_rad=rows[first], held=robot.command == "setpoint")
 
 
-def _commands(bag: Bag, topic: str, robot: RobotSpec) -> tuple[np.ndarray, Float]:
+def in_time(stamp_ns: NDArray[np.int64], what: str) -> NDArray[np.bool_]:
+    """Which of the stamps (N,) are newer than all before them, (N,).
+
+    Raises:
+        InputError: they go back by more than half a second; ``what`` names them.
+    """
+    newest_ns = np.maximum.accumulate(stamp_ns)
+    back = newest_ns - stamp_ns > _CLOCK_JUMP_NS
+    if back.any():
+        raise InputError(
+            f"{what}: expected commands in the order of their stamps, but the clock goes back at "
+            f"{(newest_ns[np.argmax(back)] - stamp_ns[0]) / NS:.2f} s; play a bag of one run"
+        )
+    return np.concatenate([[True], np.diff(newest_ns) > 0])
+
+
+def _commands(bag: Bag, topic: str, robot: RobotSpec) -> tuple[NDArray[np.int64], Float]:
     columns = bag.columns(topic, robot.joint_names)
     if not len(columns):
         raise InputError(
