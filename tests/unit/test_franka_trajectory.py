@@ -154,6 +154,8 @@ def graph(ros_context):
     values |= {"robot_states": "/robot/joint_states"}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     ours = TrajectoryNode(context=ros_context, parameter_overrides=overrides)
+    # What time alone can break is tested above, with the clock passed in.
+    ours.core = TrajectoryCore(FR3, state_timeout_s=30.0, pause_s=30.0)
     other = Node("peer", context=ros_context)
     peer = Peer(other, ["left_" + name for name in FR3.joint_names])
     executor = SingleThreadedExecutor(context=ros_context)

@@ -1,5 +1,6 @@
 """FCI records against struct formats, the model for clients, faults, and sentences of refusals."""
 
+import os
 import socket
 import struct
 import threading
@@ -22,6 +23,7 @@ from sim2real.run_config import RunConfig
 from sim2real.run_franka import check
 
 FR3, PANDA = get_robot("fr3"), get_robot("panda")
+OWN = f"127.5.{os.getpid() % 250}"  # the ports are fixed, so the addresses are ours
 
 # Sizes and order of libfranka's packed structs, as formats of Python's struct.
 FORMATS = {
@@ -106,10 +108,10 @@ def test_bad_faults_are_refused(text, match):
 
 def test_address_in_use_is_one_sentence():
     box = ControlBox(Arm(FR3))
-    first = RobotServer(box, "<robot/>", "127.0.7.1", layout.ROBOT_VERSION)
+    first = RobotServer(box, "<robot/>", f"{OWN}.1", layout.ROBOT_VERSION)
     try:
-        with pytest.raises(InputError, match=r"expected to serve 127\.0\.7\.1:1337"):
-            RobotServer(box, "<robot/>", "127.0.7.1", layout.ROBOT_VERSION)
+        with pytest.raises(InputError, match="expected to serve 127[0-9.]*:1337"):
+            RobotServer(box, "<robot/>", f"{OWN}.1", layout.ROBOT_VERSION)
     finally:
         first.link.close()
 
@@ -126,10 +128,10 @@ def test_address_in_use_is_one_sentence():
 )
 def test_garbage_on_the_command_port_harms_nobody(bad):
     box = ControlBox(Arm(FR3))
-    server = RobotServer(box, "<robot/>", "127.0.7.2", layout.ROBOT_VERSION)
+    server = RobotServer(box, "<robot/>", f"{OWN}.2", layout.ROBOT_VERSION)
     try:
         for rounds in range(2):  # the second client gets its turn after the first
-            with socket.create_connection(("127.0.7.2", layout.ROBOT_PORT), timeout=2.0) as client:
+            with socket.create_connection((f"{OWN}.2", layout.ROBOT_PORT), timeout=2.0) as client:
                 client.sendall(bad if rounds == 0 else _hello(7))
                 for _ in range(20):
                     server.serve()
@@ -152,7 +154,7 @@ def _hello(identity):
 
 def test_only_the_command_for_the_last_state_counts():
     box = ControlBox(Arm(FR3))
-    server = RobotServer(box, "<robot/>", "127.0.7.3", layout.ROBOT_VERSION)
+    server = RobotServer(box, "<robot/>", f"{OWN}.3", layout.ROBOT_VERSION)
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind(("127.0.0.1", 0))
     listener.settimeout(2.0)
