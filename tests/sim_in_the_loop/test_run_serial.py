@@ -65,7 +65,9 @@ def test_simulator_alone_plays_the_same_robot(swing, domain):
     [
         ("overload=3@0.8", "a servo is overloaded"),
         ("hot=2@0.8", "a servo is too hot"),
-        ("undervoltage@0.8", "the servos' voltage is out of range"),
+        pytest.param(
+            "undervoltage@0.8", "the servos' voltage is out of range", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_a_servo_reports_stops_arm_and_guard(swing, domain, fault, stop):
@@ -79,7 +81,7 @@ def test_what_a_servo_reports_stops_arm_and_guard(swing, domain, fault, stop):
     ("fault", "sentence"),
     [
         ("dead=3@0.8", r"a servo does not answer \(elbow_flex\)"),
-        ("silent@0.8", "a servo does not answer"),
+        pytest.param("silent@0.8", "a servo does not answer", marks=pytest.mark.slow),
         ("unplugged@0.8", "serial port went away|emulator process ended"),
     ],
 )

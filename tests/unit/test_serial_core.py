@@ -187,6 +187,17 @@ def test_a_servo_that_falls_silent_stops_the_arm():
     assert rig.core.mode is Mode.STOPPED
 
 
+def test_a_pause_of_our_own_is_not_the_servos():
+    rig = Rig()
+    rig.run(0.2, SO101.default_rad)
+    rig.now += 300 * MS
+    del rig.errors[3]  # and its reply got lost when we came back
+    rig.run(0.01, SO101.default_rad)
+    rig.errors[3] = 0
+    rig.run(0.1, SO101.default_rad)
+    assert rig.core.stopped_by is Stop.NONE
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_command_that_is_not_finite_stops_the_arm(value):
     rig = Rig()

@@ -69,6 +69,8 @@ class ArmConfig:
             guard at 200 Hz).
         hold_s: time in HOLD after which only an operator goes on, s.
         state_timeout_s: time without an answer of a servo at which the arm is stopped, s.
+        missed_cycles: cycles in a row without its answer that there must be in that time: a pause
+            of our own is not the servo's.
         error_replies: replies in a row with an error bit that count.
         temperature_c: servo temperature at which the arm is let go, Celsius; the servo's own limit
             is 70 from the factory.
@@ -80,6 +82,7 @@ class ArmConfig:
     command_timeout_s: float = 0.05
     hold_s: float = 0.5
     state_timeout_s: float = 0.1
+    missed_cycles: int = 5
     error_replies: int = 3
     temperature_c: float = 65.0
     lead_rad: float = 0.1
@@ -118,6 +121,7 @@ class ArmCore:
         self.qpos_rad: Float | None = None
         self._lower, self._upper = limits_rad
         self._heard_ns: dict[int, int] = {}
+        self._missed: dict[int, int] = {}
         self._errors: dict[tuple[int, str], int] = {}
         self._target: Float | None = None
         self._goal: Float | None = None
@@ -131,9 +135,11 @@ class ArmCore:
         self.qpos_rad = qpos_rad
 
     def on_replies(self, errors: Mapping[int, int], now_ns: int) -> None:
-        """Take the error bits of the servos that answered, by servo."""
+        """Take the error bits of the servos that answered in a cycle, by servo."""
+        for servo in self._heard_ns.keys() - errors.keys():
+            self._missed[servo] += 1
         for servo, bits in errors.items():
-            self._heard_ns[servo] = now_ns
+            self._heard_ns[servo], self._missed[servo] = now_ns, 0
             names = error_names(bits)
             for name, stop in _STOP_OF.items():
                 count = self._errors.get((servo, name), 0) + 1 if name in names else 0
@@ -199,7 +205,11 @@ class ArmCore:
     def silent(self, now_ns: int) -> list[int]:
         """Servos that have not answered for too long."""
         limit_ns = self.config.state_timeout_s * NS
-        return [servo for servo, then in self._heard_ns.items() if now_ns - then > limit_ns]
+        return [
+            servo
+            for servo, then in self._heard_ns.items()
+            if now_ns - then > limit_ns and self._missed[servo] >= self.config.missed_cycles
+        ]
 
     def _watch(self, now_ns: int) -> None:
         if self.silent(now_ns):

@@ -282,6 +282,8 @@ def main() -> None:
     except InputError as error:
         print(f"realign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:  # while it was still being built
+        raise SystemExit(130) from None
     emulator.port.close()
     if given.summary is not None:
         given.summary.write_text(json.dumps(emulator.summary()))
