@@ -110,7 +110,7 @@ def test_address_in_use_is_one_sentence():
     box = ControlBox(Arm(FR3))
     first = RobotServer(box, "<robot/>", f"{OWN}.1", layout.ROBOT_VERSION)
     try:
-        with pytest.raises(InputError, match="expected to serve 127[0-9.]*:1337"):
+        with pytest.raises(InputError, match=r"expected to serve 127[0-9.]*:1337"):
             RobotServer(box, "<robot/>", f"{OWN}.1", layout.ROBOT_VERSION)
     finally:
         first.link.close()
