@@ -97,6 +97,7 @@ def open_graph() -> Iterator[Any]:
         finally:
             live.close()
             context.try_shutdown()
+            sys.modules["live_graph"].remove_segments(live.left)
 
 
 def watch_chunks(live: Any) -> list[float]:

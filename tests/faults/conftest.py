@@ -124,3 +124,4 @@ def open_live_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     for graph in opened:
         graph.close()
     context.try_shutdown()
+    module.remove_segments(set().union(*(graph.left for graph in opened)))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float64, Header
@@ -33,6 +34,7 @@ from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults
 
 COMMAND_TIMEOUT_S = 0.1
 ASK_AGAIN_S = 1.0
+DELIVERY_S = 2.0
 
 
 class DriverNode(Node):
@@ -158,6 +160,14 @@ class DriverNode(Node):
         while rclpy.ok() and (self._missing or not self._input.get_publisher_count()):
             executor.spin_once(timeout_sec=0.05)
 
+    def wait_for_deliveries(self) -> None:
+        """Wait until everybody has the last messages, a slow recorder too, but not for ever."""
+        end = time.monotonic() + DELIVERY_S
+        for publisher in self.publishers:
+            left_s = max(end - time.monotonic(), 0.0)
+            if rclpy.ok():
+                publisher.wait_for_all_acked(Duration(nanoseconds=round(left_s * 1e9)))
+
     def _on_ready(self, msg: Header) -> None:
         self._missing.discard(msg.frame_id)
 
@@ -238,6 +248,7 @@ def main() -> None:
         else:
             spinner.start()
             wall_s = node.run_realtime()
+        node.wait_for_deliveries()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
