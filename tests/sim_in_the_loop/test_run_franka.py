@@ -228,14 +228,16 @@ def start(module, *words):
     return subprocess.Popen([sys.executable, "-m", f"realign_franka_driver.{module}", *words])
 
 
-def test_reflex_is_reported_and_only_an_operator_recovers(person, domain):
+def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, tmp_path):
     from std_msgs.msg import Float64
 
     operator = Operator(person, commands=True)
     address = f"127.4.{domain}.1"
     options = ("--realtime-priority=24", "--faults=reflex@0.5")
     box = start("emulator", "--robot=panda", f"--address={address}", *options)
+    summary = tmp_path / "driver.json"
     parameters = {"robot": "panda", "network": address, "realtime_priority": 21}
+    parameters["summary_path"] = summary
     words = [x for key, value in parameters.items() for x in ("-p", f"{key}:={value}")]
     time.sleep(2.0)
     driver = start("driver_node", "--ros-args", *words)
@@ -250,9 +252,12 @@ def test_reflex_is_reported_and_only_an_operator_recovers(person, domain):
         operator.pose = list(operator.state.position)
         answer = operator.call("recover")
         assert answer.success, answer.message
-        operator.until(lambda: operator.health == "tracking", "tracking again")
-        operator.pose = None
-        operator.until(lambda: "no commands from the guard" in operator.health, "watchdog")
+        for _ in range(2):
+            operator.pose = list(operator.state.position)
+            operator.until(lambda: operator.health == "tracking", "tracking again")
+            operator.pose = None
+            operator.until(lambda: "no commands from the guard" in operator.health, "watchdog")
+            assert operator.call("reset").success
         operator.gripper.publish(Float64(data=0.02))
         operator.until(lambda: abs((operator.width or 1.0) - 0.02) < 3e-3, "gripper")
         assert operator.call("home_gripper").success
@@ -262,6 +267,10 @@ def test_reflex_is_reported_and_only_an_operator_recovers(person, domain):
             process.send_signal(signal.SIGINT)
         assert driver.wait(15.0) == 0
         box.wait(15.0)
+    reflex, refusal, *silences = json.loads(summary.read_text())["stops"]
+    assert "aborted by reflex" in reflex
+    assert "not possible" in refusal
+    assert silences == ["no commands from the guard"] * 2  # each is reported
 
 
 def hold_policy(folder):

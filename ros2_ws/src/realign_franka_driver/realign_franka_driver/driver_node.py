@@ -85,6 +85,7 @@ class DriverNode(Node):
         self.states = 0
         self._goal_index = -1
         self.stops: list[str] = []
+        self._stop = ""
         self._hand_error = ""
         self._last: Any = np.zeros((), dtype=channel.STATE)
         self.voice = Voice(self, self.robot)
@@ -233,7 +234,10 @@ class DriverNode(Node):
     def _watch_robot(self, record: Any) -> None:
         """Pass stops on to the guard and to `realign run`."""
         stop = record["stop"].decode(errors="replace")
-        if stop in _HARMLESS or (self.stops and self.stops[-1] == stop):
+        if stop == self._stop:
+            return
+        self._stop = stop
+        if stop in _HARMLESS:
             return
         self.stops.append(stop)
         self.get_logger().error(f"stopped: {stop}; call ~/reset or ~/recover to go on")
