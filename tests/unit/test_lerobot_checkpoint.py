@@ -345,6 +345,7 @@ def test_what_is_imported_says_what_it_is(tmp_path, capsys):
     assert info["kind"] == "act"
     assert (info["prediction_horizon"], info["action_horizon"]) == (5, 3)
     assert info["cameras"] == [{"name": "cam", "height": 8, "width": 12, "colours": "RGB"}]
+    assert info["topics"] == ["cam/image_raw", "joint_states"]
     assert info["robot_fingerprint"] == SO101.fingerprint
     assert set(info["files"]) >= {"lerobot/model.safetensors", "lerobot/before.safetensors"}
     cli.policy_inspect(path)

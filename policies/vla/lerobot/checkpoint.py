@@ -225,7 +225,11 @@ def describe(path: Path) -> dict[str, Any]:
         "robot_fingerprint": config.robot.fingerprint,
         "rate_hz": spec.rate_hz,
         "duration_s": None,
-        "topics": ["joint_states", *(["goal"] if "goal" in policy.spec.needs else [])],
+        "topics": [
+            *(f"{camera.name}/image_raw" for camera in spec.cameras),
+            *(["goal"] if "goal" in policy.spec.needs else []),
+            "joint_states",
+        ],
         "cameras": [
             {"name": c.name, "height": c.height, "width": c.width, "colours": "RGB"}
             for c in spec.cameras

@@ -29,13 +29,13 @@ class RunConfig:
     Attributes:
         python: interpreter that has LeRobot; None for what ``REALIGN_LEROBOT_PYTHON`` says.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-        threads: CPU threads.
+        threads: CPU threads; None for half of the cores, since the robot's loop needs some too.
         limits: how long the worker may take.
     """
 
     python: str | None = None
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = None
     limits: Limits = field(default_factory=Limits)
 
 

@@ -95,9 +95,10 @@ class LeRobotPolicy:
         Args:
             header: ``folder`` of the checkpoint, ``vlm`` (folder of configuration and tokenizer of
                 a vision-language model, or None), ``device`` (``cpu``, ``cuda``, or ``auto`` for a
-                GPU if there is one), ``threads``.
+                GPU if there is one), ``threads`` (None for half of the cores).
         """
-        torch.set_num_threads(header["threads"])
+        half = max(1, len(os.sched_getaffinity(0)) // 2)
+        torch.set_num_threads(header["threads"] or half)
         folder, device = header["folder"], header["device"]
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
