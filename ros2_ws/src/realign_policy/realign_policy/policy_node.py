@@ -62,7 +62,7 @@ class PolicyNode(LifecycleNode):
         self.image_max_age_s: float = value("image_max_age_s", 0.2)
         self.data = DataGroup()
         self._engine: Engine | None = None
-        self._active = False
+        self._active = self.gave_up = False
         self._answered: tuple[int, JointTrajectory] | None = None
         self._waiting_ns = -1
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -175,6 +175,10 @@ class PolicyNode(LifecycleNode):
         elif self._engine.failure is not None:
             self.get_logger().error(self._engine.failure.text)
             self.trigger_deactivate()
+            # Nothing has moved yet, and whoever started us waits for the first command.
+            self.gave_up = self.autostart and self._answered is None
+            if self.gave_up:
+                self.context.try_shutdown()
 
     def _on_instruction(self, msg: String) -> None:
         """The next plan is made for these words."""
@@ -217,7 +221,10 @@ class PolicyNode(LifecycleNode):
 
 
 def main() -> None:
-    """Run the policy until it is told to stop; exit code 2 if it cannot be configured."""
+    """Run the policy until it is told to stop.
+
+    Exit code 2 if it cannot be configured, 3 if it failed before its first answer.
+    """
     rclpy.init()
     try:
         node = PolicyNode()
@@ -233,6 +240,7 @@ def main() -> None:
         prefer_realtime(node.realtime_priority)
         if code == 0:
             spin(node, node.data)
+            code = 3 if node.gave_up else 0
     except KeyboardInterrupt:
         pass
     finally:
