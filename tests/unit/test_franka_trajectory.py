@@ -26,8 +26,8 @@ def test_commands_pass_while_states_come():
     core = make_core()
     for k in range(200):
         now = NOW + 5 * k * MS
-        core.on_state(FR3.default_rad, now)
-        target = FR3.default_rad + 0.001 * k
+        target = FR3.default_rad + 0.005 * k
+        core.on_state(target - 0.05, now)
         assert core.on_command(target, now) is target
     assert core.sent == 200
     assert core.halted_by is Halt.NONE
@@ -59,6 +59,17 @@ def test_jump_halts_and_names_the_joint():
     assert core.on_command(bad, NOW + 5 * MS) is None
     assert core.halted_by is Halt.JUMP
     assert "fr3_joint5 by 0.11 rad" in core.text
+
+
+def test_arm_that_does_not_follow_halts():
+    core = make_core()
+    sent = 0
+    for k in range(200):  # in a reflex it reports its pose, and stays there
+        core.on_state(FR3.default_rad, NOW + 5 * k * MS)
+        target = FR3.default_rad + 0.005 * k
+        sent += core.on_command(target, NOW + 5 * k * MS) is not None
+    assert core.halted_by is Halt.NOT_FOLLOWING
+    assert sent in (60, 61)  # up to 0.3 rad
 
 
 def test_after_a_pause_the_measured_pose_counts_again():

@@ -22,6 +22,7 @@ class Halt(Enum):
     BAD_COMMAND = "a command that is not finite"
     FAR_START = "the first command is far from the measured pose"
     JUMP = "a command that jumps"
+    NOT_FOLLOWING = "the arm does not follow"
     ROBOT_SILENT = "no joint states from the robot"
     SECOND_COMMANDER = "another publisher of trajectories for this controller"
     NO_CONTROLLER = "no controller listens"
@@ -34,6 +35,8 @@ class TrajectoryCore:
         robot: the arm.
         start_rad: largest distance of the first command from the measured pose, rad.
         jump_rad: largest distance between two commands, rad.
+        lead_rad: largest distance of a command from the measured pose, rad; beyond it the arm does
+            not follow (a reflex, a user stop), and must not find a command far away when it does.
         state_timeout_s: largest age of the newest joint state, s.
         pause_s: time without commands after which the next one counts as the first, s.
     """
@@ -44,6 +47,7 @@ class TrajectoryCore:
         *,
         start_rad: float = 0.1,
         jump_rad: float = 0.1,
+        lead_rad: float = 0.3,
         state_timeout_s: float = 0.1,
         pause_s: float = 0.1,
     ) -> None:
@@ -51,7 +55,7 @@ class TrajectoryCore:
         self.halted_by = Halt.NONE
         self.detail = ""
         self.sent = 0
-        self._start_rad, self._jump_rad = start_rad, jump_rad
+        self._start_rad, self._jump_rad, self._lead_rad = start_rad, jump_rad, lead_rad
         self._timeout_s, self._pause_s = state_timeout_s, pause_s
         self._qpos: Float | None = None
         self._state_ns = self._command_ns = 0
@@ -80,14 +84,19 @@ class TrajectoryCore:
             return None
         if (now_ns - self._command_ns) / NS > self._pause_s:
             self._last = None
-        first = self._last is None
-        origin = self._qpos if self._last is None else self._last
-        distance = np.abs(target_rad - origin)
-        if distance.max() > (self._start_rad if first else self._jump_rad):
-            joint = self.robot.joint_names[int(distance.argmax())]
-            why = Halt.FAR_START if first else Halt.JUMP
-            self.halt(why, f"{joint} by {distance.max():.2f} rad")
-            return None
+        if self._last is None:
+            checks = [(Halt.FAR_START, self._qpos, self._start_rad)]
+        else:
+            checks = [
+                (Halt.JUMP, self._last, self._jump_rad),
+                (Halt.NOT_FOLLOWING, self._qpos, self._lead_rad),
+            ]
+        for why, origin, limit in checks:
+            distance = np.abs(target_rad - origin)
+            if distance.max() > limit:
+                joint = self.robot.joint_names[int(distance.argmax())]
+                self.halt(why, f"{joint} by {distance.max():.2f} rad")
+                return None
         self._last, self._command_ns = target_rad, now_ns
         self.sent += 1
         return target_rad
