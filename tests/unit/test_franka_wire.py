@@ -171,6 +171,11 @@ def test_only_the_command_for_the_last_state_counts():
         found = server.command(box.ticks)
         assert int(found["message_id"]) == box.ticks
         assert server.malformed == 1
+        for field in ("q", "tau"):
+            bad = layout.pack(layout.ROBOT_COMMAND, message_id=box.ticks, **{field: np.nan})
+            listener.sendto(bad, robot)
+            assert server.command(box.ticks) is None
+        assert server.malformed == 3
         listener.sendto(layout.pack(layout.ROBOT_COMMAND, message_id=box.ticks - 1), robot)
         assert server.command(box.ticks) is None
     finally:

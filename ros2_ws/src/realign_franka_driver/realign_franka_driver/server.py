@@ -21,6 +21,7 @@ from realign_franka_driver.state import StateRecord
 
 _LARGEST = 65536
 _PATIENCE_S = 0.2
+_FINITE = ("q", "dq", "O_T_EE", "O_dP_EE", "elbow", "tau")
 _REJECTED = 1  # "command not possible", for all requests but Move
 _INCOMPATIBLE = 1
 
@@ -178,8 +179,12 @@ class RobotServer:
                 self.malformed += 1
                 continue
             record = np.frombuffer(packet, layout.ROBOT_COMMAND)[0]
-            if int(record["message_id"]) == message_id:
+            if int(record["message_id"]) != message_id:
+                continue
+            if all(np.isfinite(record[name]).all() for name in _FINITE):
                 found = record
+            else:
+                self.malformed += 1  # libfranka would not have sent it
         if self.box.silent() or (found is not None and self.box.loses()):
             return None
         return found
