@@ -14,27 +14,23 @@ import sys
 from pathlib import Path
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_msgs.msg import Header, String
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from std_msgs.msg import Header
 
-from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.errors import FaultError, InputError
-from policies.interface import ActionChunk, Policy
 from policies.robots import get_robot
 from policies.runtime.engine import Engine, make_engine
 from policies.runtime.handshake import announce_when_matched
-from policies.runtime.planning import EngineConfig, PlanningPolicy
+from policies.runtime.planning import EngineConfig
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
 from realign_policy.data_loop import DataGroup, spin
-from realign_policy.policy_health import health_message
-from realign_policy.sensing import LATCHED, QOS, Sensing, Vision
+from realign_policy.instruction import Instruction
+from realign_policy.policy_voice import PolicyVoice
+from realign_policy.sensing import LATCHED, Sensing, vision_of
 
 HEALTH_S = 0.5
-MAX_INSTRUCTION = 2000
 
 
 class PolicyNode(LifecycleNode):
@@ -46,7 +42,7 @@ class PolicyNode(LifecycleNode):
         self.robot = get_robot(value("robot", ""))
         self.path: str = value("policy", "")
         self.seed: int = value("seed", 0)
-        self.instruction: str = value("instruction", "")
+        self._instruction = Instruction(self, value("instruction", ""))
         self.autostart: bool = value("autostart", False)
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
@@ -63,10 +59,8 @@ class PolicyNode(LifecycleNode):
         self.data = DataGroup()
         self._engine: Engine | None = None
         self._active = self.gave_up = False
-        self._answered: tuple[int, JointTrajectory] | None = None
         self._waiting_ns = -1
-        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_subscription(String, "~/instruction", self._on_instruction, LATCHED)
+        self._voice = PolicyVoice(self, self.robot)
         self.create_timer(HEALTH_S, self._publish_health)
 
     # ---- lifecycle ----------------------------------------------------------------------------
@@ -79,13 +73,24 @@ class PolicyNode(LifecycleNode):
         try:
             policy = load_policy(Path(self.path), self.robot)
             self._engine = make_engine(policy, self.config)
-            self._sensing = self._listen(policy)
+            self._sensing = Sensing(
+                self,
+                self.robot,
+                policy.spec.needs,
+                slack_s=0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz,
+                group=self.data,
+                on_data=self._tick,
+                vision=vision_of(
+                    policy, self.image_transport, 0.0 if self.lockstep else self.image_max_age_s
+                ),
+            )
         except InputError as error:
             self.get_logger().error(str(error))
+            self.end()
             return TransitionCallbackReturn.FAILURE
         spec = policy.spec
         self._ticker = Ticker(spec.rate_hz)
-        self._chunks = self.create_publisher(JointTrajectory, "action_chunk", QOS)
+        self._voice.open()
         self._ready = self.create_publisher(Header, "ready", LATCHED)
         inputs = self._sensing.subscriptions
         announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
@@ -93,24 +98,6 @@ class PolicyNode(LifecycleNode):
             f"{spec.name} for {spec.robot}, {spec.rate_hz:g} Hz, {spec.sha256[:12]}"
         )
         return TransitionCallbackReturn.SUCCESS
-
-    def _listen(self, policy: Policy) -> Sensing:
-        plan = policy.model.spec if isinstance(policy, PlanningPolicy) else None
-        vision = Vision(
-            cameras=plan.cameras if plan else (),
-            transport=self.image_transport,
-            max_age_s=0.0 if self.lockstep else self.image_max_age_s,
-            history=plan.observation_horizon if plan else 1,
-        )
-        return Sensing(
-            self,
-            self.robot,
-            policy.spec.needs,
-            slack_s=0.0 if self.lockstep else 1.0 / self.robot.state_rate_hz,
-            group=self.data,
-            on_data=self._tick,
-            vision=vision,
-        )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget history; answer from the next complete observation on."""
@@ -121,7 +108,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self._ticker.reset()
-        self._answered = None
+        self._voice.forget()
         self._active = True
         return super().on_activate(state)
 
@@ -133,7 +120,7 @@ class PolicyNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the checkpoint; another may be configured."""
         self._sensing.close()
-        self.destroy_publisher(self._chunks)
+        self._voice.close()
         self.destroy_publisher(self._ready)
         self.end()
         return super().on_cleanup(state)
@@ -155,8 +142,7 @@ class PolicyNode(LifecycleNode):
                 text = f"no recent image on {', '.join(blind)}; start the camera or remap the topic"
                 self.get_logger().warning(text, throttle_duration_sec=5.0, skip_first=True)
             return
-        if self._answered is not None and self._answered[0] == stamp:
-            self._chunks.publish(self._answered[1])  # the driver asks again: same answer
+        if self._voice.repeat(stamp):  # the driver asks again: same answer
             return
         # A robot that hangs until its first command repeats one stamp: its answer may have come.
         if not self._ticker.due(stamp) and stamp != self._waiting_ns:
@@ -167,41 +153,18 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
         assert self._engine is not None
-        observation.instruction = self.instruction or None
+        observation.instruction = self._instruction.text
         chunk = self._engine.tick(observation)
         self._waiting_ns = stamp if chunk is None else -1
         if chunk is not None:
-            self._publish(chunk)
+            self._voice.say(chunk)
         elif self._engine.failure is not None:
             self.get_logger().error(self._engine.failure.text)
             self.trigger_deactivate()
             # Nothing has moved yet, and whoever started us waits for the first command.
-            self.gave_up = self.autostart and self._answered is None
+            self.gave_up = self.autostart and self._voice.silent
             if self.gave_up:
                 self.context.try_shutdown()
-
-    def _on_instruction(self, msg: String) -> None:
-        """The next plan is made for these words."""
-        if len(msg.data) > MAX_INSTRUCTION:
-            self.get_logger().error(
-                f"~/instruction: expected up to {MAX_INSTRUCTION} characters, got {len(msg.data)}; "
-                f"{self.instruction!r} stays"
-            )
-            return
-        self.instruction = msg.data
-        self.get_logger().info(f"instruction: {msg.data!r}")
-
-    def _publish(self, chunk: ActionChunk) -> None:
-        message = wire.fill_trajectory(
-            JointTrajectory(),
-            JointTrajectoryPoint,
-            stamp_ns=chunk.stamp_ns,
-            names=self.robot.joint_names,
-            dt_s=chunk.dt_s,
-            positions_rad=chunk.positions_rad,
-        )
-        self._chunks.publish(message)
-        self._answered = chunk.stamp_ns, message
 
     # ---- health -------------------------------------------------------------------------------
 
@@ -210,14 +173,8 @@ class PolicyNode(LifecycleNode):
         return self._engine.report() if self._engine is not None else {}
 
     def _publish_health(self) -> None:
-        message = health_message(
-            self.robot.name,
-            active=self._active,
-            report=self.summary(),
-            failure=self._engine.failure if self._engine is not None else None,
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(message)
+        failure = self._engine.failure if self._engine is not None else None
+        self._voice.tell(active=self._active, report=self.summary(), failure=failure)
 
 
 def main() -> None:

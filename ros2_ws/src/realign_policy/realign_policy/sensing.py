@@ -14,7 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image, Imu, JointState
 
 from policies import messages as wire
 from policies.diffusion.interface import CameraSpec
-from policies.interface import Observation, RobotSpec
+from policies.interface import Observation, Policy, RobotSpec
+from policies.runtime.planning import PlanningPolicy
 from realign_policy.data_loop import DataGroup
 from realign_policy.images import CameraStream, topic_of
 
@@ -40,6 +41,23 @@ class Vision:
     transport: str = "raw"
     max_age_s: float = 0.2
     history: int = 1
+
+
+def vision_of(policy: Policy, transport: str, max_age_s: float) -> Vision:
+    """Cameras of a policy.
+
+    Args:
+        policy: the policy.
+        transport: one of :data:`realign_policy.images.TRANSPORTS`.
+        max_age_s: see :class:`Vision`.
+    """
+    plan = policy.model.spec if isinstance(policy, PlanningPolicy) else None
+    return Vision(
+        cameras=plan.cameras if plan else (),
+        transport=transport,
+        max_age_s=max_age_s,
+        history=plan.observation_horizon if plan else 1,
+    )
 
 
 class Sensing:
