@@ -18,7 +18,8 @@ Model = Callable[[Float], tuple[dict[str, Float], dict[str, Columns]]]
 _TURNS = 15
 _SETTLED = 1e-4
 _HUBER = 2.5
-_MOST_INFLATION = 4.0
+_INFLATION = (1.17, 4.0)  # at least that of the smoothing kernel between rows
+_OWN_NUMBERS = 5  # unknowns that a group has for itself: they take freedom from its residuals
 _NAMED = 3
 _CLEAR = 3.0  # standard deviations
 
@@ -163,7 +164,8 @@ class _Fit:
             weight = np.minimum(1.0, _HUBER * sigma / np.maximum(np.abs(r), 1e-300))
             places, matrix = columns[group]
             scaled = matrix * self._scale[places]
-            precision = 1.0 / (sigma**2 * _inflation(r))
+            freedom = max(len(r) - _OWN_NUMBERS, 1) / len(r)
+            precision = freedom / (sigma**2 * _inflation(r))
             information[np.ix_(places, places)] += precision * (
                 scaled.T @ (weight[:, None] * scaled)
             )
@@ -190,12 +192,12 @@ class _Fit:
 def _inflation(residual: Float) -> float:
     """By how much neighbours that resemble each other count less."""
     if len(residual) < 10:
-        return 1.0
+        return _INFLATION[0]
     r = np.clip(residual, *np.quantile(residual, [0.02, 0.98]))
     r = r - r.mean()
     power = float(r @ r)
     alike = float(r[1:] @ r[:-1]) / power if power > 0.0 else 0.0
-    return float(np.clip((1.0 + alike) / (1.0 - min(alike, 0.9)), 1.0, _MOST_INFLATION))
+    return float(np.clip((1.0 + alike) / (1.0 - min(alike, 0.9)), *_INFLATION))
 
 
 def _inverse(information: Float, active: NDArray[np.bool_]) -> Float:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from calibration.camera import Camera
+from calibration.compare import Comparison, judge
 from calibration.detection import View
 from calibration.errors import CalibrationError
 from calibration.hand_eye_fit import Fit, Posed, board_pose, refine, view_rms_px
@@ -130,7 +131,12 @@ class HandEye:
 
 
 def pose_views(
-    views: Sequence[View], qpos_rad: Sequence[Float], chain: Chain, camera: Camera, setup: str
+    views: Sequence[View],
+    qpos_rad: Sequence[Float],
+    chain: Chain,
+    camera: Camera,
+    setup: str,
+    boards: Sequence[tuple[Float, float]] | None = None,
 ) -> list[Posed]:
     """Views with the robot's pose and the board's by itself.
 
@@ -140,11 +146,13 @@ def pose_views(
         chain: from the base to the tip.
         camera: the camera.
         setup: one of :data:`SETUPS`.
+        boards: pose of the board in each view by itself and its error, where they are known.
     """
     out = []
-    for view, qpos in zip(views, qpos_rad, strict=True):
+    if boards is None:
+        boards = [board_pose(view, camera) for view in views]
+    for view, qpos, (pose, rms) in zip(views, qpos_rad, boards, strict=True):
         T_base_tip, jacobian = chain.pose(qpos)
-        pose, rms = board_pose(view, camera)
         turn, shift = jacobian[:3], jacobian[3:]
         if setup == "eye_in_hand":
             # a point that stands in the base moves against the tip
@@ -189,8 +197,8 @@ def calibrate_hand_eye(
     while True:
         _require_count(len(used), config, reasons)
         second = _require_diversity(used)
-        sigma = _corner_noise(used)
-        start, method, start_rms = _closed_form(used, camera, sigma)
+        sigma = corner_noise(used)
+        start, method, start_rms = closed_form(used, camera, sigma)
         fit = refine(used, start, camera)
         rms = np.array([view_rms_px(posed, fit, camera) for posed in used])
         worst, median = int(np.argmax(rms)), float(np.median(rms))
@@ -224,6 +232,38 @@ def calibrate_hand_eye(
     )
 
 
+def mount_change(
+    stored: CalibrationResult, found: HandEye, tolerance_rad: float, tolerance_m: float
+) -> Comparison:
+    """How far the camera has moved on its mount; the board may lie elsewhere than it did.
+
+    Args:
+        stored: result of :meth:`HandEye.to_result`.
+        found: from new views.
+        tolerance_rad: smallest turn about an axis of the camera that matters, rad.
+        tolerance_m: smallest shift along an axis that matters, m.
+
+    Raises:
+        CalibrationError: the stored result is of the other setup.
+    """
+    name = found.names()[0]
+    if name not in stored.transforms:
+        raise CalibrationError(
+            f"expected a stored {name}, got {', '.join(stored.transforms)}; give the setup "
+            "(--setup) of the stored result"
+        )
+    between = inverse(stored.transforms[name]) @ found.fit.T_mount_cam
+    change = np.concatenate([rotation_vector(between[:3, :3]), between[:3, 3]])
+    kinds = (("rotation", "rad", tolerance_rad), ("translation", "m", tolerance_m))
+    return judge(
+        [(f"{name}.{kind}_{axis}", unit) for kind, unit, _ in kinds for axis in "xyz"],
+        np.zeros(6),
+        change,
+        stored.covariance[:6, :6] + found.fit.covariance[:6, :6],
+        np.repeat([tolerance for _, _, tolerance in kinds], 3),
+    )
+
+
 def _require_count(count: int, config: HandEyeConfig, reasons: dict[str, str]) -> None:
     if count < config.fewest_views:
         why = f" ({len(reasons)} rejected: {list(reasons.values())[-1]})" if reasons else ""
@@ -253,14 +293,14 @@ def _require_diversity(poses: Sequence[Posed]) -> float:
     return float(spread[1])
 
 
-def _corner_noise(poses: Sequence[Posed]) -> float:
+def corner_noise(poses: Sequence[Posed]) -> float:
     """Noise of the corners from the views by themselves, px each way."""
     squares = sum(posed.pnp_rms_px**2 * len(posed.view.ids) for posed in poses)
     free = sum(2 * len(posed.view.ids) - 6 for posed in poses)
     return max(float(np.sqrt(squares / free)), 1e-4)
 
 
-def _closed_form(poses: Sequence[Posed], camera: Camera, sigma_px: float) -> tuple[Fit, str, float]:
+def closed_form(poses: Sequence[Posed], camera: Camera, sigma_px: float) -> tuple[Fit, str, float]:
     """The best of OpenCV's closed-form solutions, its name, and its median error, px."""
     mounts = [inverse(posed.T_mount_other) for posed in poses]
     boards = [posed.T_cam_board for posed in poses]

@@ -178,7 +178,8 @@ class _Signals:
         self._dt_s = float(np.median(np.diff(log.state_s)))
         command = mean_held(log.command_s, log.command_rad, grid, _DT_S)
         # above the motion there is noise only
-        asked_for = _WIDER * max(highest_hz(command, _DT_S), _LOWEST_HZ)
+        line = at_times(log.command_s, log.command_rad, grid)
+        asked_for = _WIDER * max(highest_hz(line, _DT_S), _LOWEST_HZ)
         cutoff = min(config.cutoff_hz, 0.2 / self._dt_s, asked_for)
         self._cutoff_hz = cutoff
         self.command, self.command_rate = (smooth(command, _DT_S, cutoff, k) for k in (0, 1))

@@ -6,51 +6,25 @@ that its help needs neither.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, ParamSpec
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from policies.errors import InputError
-from policies.interface import Float
-from policies.robots import get_robot
-from sim2real.bags.reader import read_bag
-from sim2real.replay.cli import table_text
-from sim2real.report import Table, Text, write_report
+from sim2real.calibrate_common import check_outputs, finish, refusals_are_input, settle
+from sim2real.report import Bars, Section, Table
 from sim2real.results import check_new
 
 if TYPE_CHECKING:
-    from calibration.detection import Detections, Frame
+    from calibration.compare import Comparison
     from calibration.hand_eye import HandEye
-    from calibration.kinematics import Chain
     from calibration.result import CalibrationResult
-    from calibration.synchronise import JointLog
-    from calibration.targets import Target
 
-P = ParamSpec("P")
+_FEWEST_TO_CHECK = 4
 
 
-def _refusals_are_input(function: Callable[P, None]) -> Callable[P, None]:
-    """What ``calibration`` refuses, which knows nothing of us, becomes bad input."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        from calibration.errors import CalibrationError
-
-        try:
-            function(*args, **kwargs)
-        except CalibrationError as error:
-            raise InputError(str(error)) from None
-
-    return call
-
-
-@_refusals_are_input
+@refusals_are_input
 def calibrate_target(
     out: Path,
     *,
@@ -107,12 +81,14 @@ def calibrate_target(
     print(f"print at 100 %, then measure: {document}, {image}; description: {description}")
 
 
-@_refusals_are_input
+@refusals_are_input
 def calibrate_camera(
     source: Path,
     board: Path,
-    json: Path,
+    json: Path | None = None,
     *,
+    check: Path | None = None,
+    tolerance_percent: float = 0.5,
     topic: str | None = None,
     yaml: Path | None = None,
     name: str = "camera",
@@ -122,13 +98,17 @@ def calibrate_camera(
     fewest_views: int = 8,
     report: Path | None = None,
     overwrite: bool = False,
-) -> None:
+) -> int | None:
     """Focal lengths, centre and distortion of a camera, with their covariance.
 
     Args:
         source: folder of images, video, or bag.
         board: description of the board, from `realign calibrate target`.
-        json: file for the result.
+        json: file for the result (with --check: for the comparison).
+        check: stored result to compare with, 4 views do; exit code 0 holds, 4 drifted, 5 cannot
+            tell.
+        tolerance_percent: smallest change that matters to --check: of the focal lengths, and of
+            the centre as a part of the image's width.
         topic: image topic of a bag; not needed where it has one only.
         yaml: file for ROS camera_info.
         name: of the camera in it.
@@ -139,18 +119,28 @@ def calibrate_camera(
         report: file for an HTML page.
         overwrite: replace these files if they exist.
     """
+    from calibration.compare import compare
     from calibration.intrinsics import IntrinsicsConfig, calibrate_camera
-    from calibration.result import write_result
     from sim2real.calibrate_sources import open_source
+    from sim2real.calibrate_views import detect_board, measured_board
 
-    for file in (json, yaml, report):
-        check_new(file, overwrite=overwrite)
-    target = _measured(board, square_mm)
+    check_outputs(json, check, yaml, report, overwrite=overwrite)
+    target = measured_board(board, square_mm)
     frames, count = open_source(source, topic, rate_hz)
-    found = calibrate_camera(
-        _detect(frames, count, target), IntrinsicsConfig(model=model, fewest_views=fewest_views)
-    )
-    write_result(json, found.to_result())
+    seen = detect_board(frames, count, target)
+    if check is not None:
+
+        def compare_with(stored: CalibrationResult) -> Comparison:
+            config = IntrinsicsConfig(
+                model=stored.details.get("distortion_model", model),
+                fewest_views=min(fewest_views, _FEWEST_TO_CHECK),
+            )
+            new = calibrate_camera(seen, config).to_result()
+            return compare(stored, new, _camera_tolerances(stored, tolerance_percent / 100.0))
+
+        return settle("camera", check, compare_with, json, report, overwrite=overwrite)
+    assert json is not None
+    found = calibrate_camera(seen, IntrinsicsConfig(model=model, fewest_views=fewest_views))
     if yaml is not None:
         _write(yaml, found.camera.to_yaml(name))
     coverage = Table(
@@ -164,18 +154,28 @@ def calibrate_camera(
         f"{len(found.view_rms_px)} views, {len(found.rejected)} images not used; reprojection "
         f"error {found.rms_px:.3f} px rms; corners in {found.covered():.0%} of the image's cells"
     )
-    tables = (coverage, *_view_tables(found.view_rms_px, found.rejected))
-    _show(found.to_result(), summary, report, tables, overwrite=overwrite)
-    print(f"result: {json}")
+    sections = (coverage, *_view_sections(found.view_rms_px, found.rejected))
+    finish(found.to_result(), summary, json, report, sections, overwrite=overwrite)
+    return None
 
 
-@_refusals_are_input
+def _camera_tolerances(stored: CalibrationResult, part: float) -> dict[str, float]:
+    values = {parameter.name: parameter.value for parameter in stored.parameters}
+    width = float(stored.details.get("image_width", 0))
+    out = {name: part * values[name] for name in ("fx", "fy") if name in values}
+    return out | dict.fromkeys(("cx", "cy"), part * width)
+
+
+@refusals_are_input
 def calibrate_hand_eye(
     bag: Path,
     board: Path,
     camera: Path,
-    json: Path,
+    json: Path | None = None,
     *,
+    check: Path | None = None,
+    tolerance_deg: float = 0.3,
+    tolerance_mm: float = 3.0,
     setup: Literal["eye_in_hand", "eye_to_hand"] = "eye_in_hand",
     robot: str | None = None,
     urdf: Path | None = None,
@@ -189,14 +189,18 @@ def calibrate_hand_eye(
     fewest_views: int = 8,
     report: Path | None = None,
     overwrite: bool = False,
-) -> None:
+) -> int | None:
     """Where a camera sits on a robot's hand or beside the robot, with its covariance.
 
     Args:
         bag: images of a ChArUco board and joint states, the robot at rest in many poses.
         board: description of the board, from `realign calibrate target`.
         camera: the camera, from `realign calibrate camera` (.json) or camera_info (.yaml).
-        json: file for the result.
+        json: file for the result (with --check: for the comparison).
+        check: stored result to compare with, 4 poses do, and the board may lie elsewhere; exit
+            code 0 holds, 4 drifted, 5 cannot tell.
+        tolerance_deg: smallest turn of the camera about an axis that matters to --check, degrees.
+        tolerance_mm: smallest shift along an axis, mm.
         setup: eye_in_hand: camera on the hand, board stands; eye_to_hand: the other way round.
         robot: robot name, for URDF and links.
         urdf: URDF file instead of the robot's.
@@ -212,49 +216,40 @@ def calibrate_hand_eye(
         overwrite: replace these files if they exist.
     """
     from calibration.camera import read_camera
-    from calibration.hand_eye import HandEyeConfig, calibrate_hand_eye, pose_views
-    from calibration.result import write_result
-    from calibration.synchronise import resting
-    from sim2real.calibrate_sources import bag_frames
+    from calibration.hand_eye import HandEyeConfig, calibrate_hand_eye, mount_change, pose_views
+    from sim2real.calibrate_views import find_chain, measured_board, resting_views
 
-    for file in (json, report):
-        check_new(file, overwrite=overwrite)
-    target, lens = _measured(board, square_mm), read_camera(camera)
-    if target.kind != "charuco":
-        raise InputError(
-            "expected a ChArUco board for hand-eye, got a chessboard, which may be read turned by "
-            "half a turn; make one with `realign calibrate target`"
-        )
-    chain, links = _chain(robot, urdf, base, tip)
-    frames, count = bag_frames(bag, topic, rate_hz)
-    log = _joint_log(bag, state_topic, chain)
-    qpos: dict[str, Float] = {}
-    without: dict[str, str] = {}
-    still = list(resting(frames, log, chain, max_speed_rad_s, qpos, without))
-    if not still:
-        raise InputError(
-            f"expected images with the robot at rest, got none of {len(without)} "
-            f"({next(iter(without.values()), 'no images')}); hold still at each pose for a second"
-        )
-    seen = _detect(still, min(count, len(still)), target)
-    if (seen.width, seen.height) != (lens.width, lens.height):
-        raise InputError(
-            f"expected images of {lens.width}x{lens.height} as in {camera}, got "
-            f"{seen.width}x{seen.height}; calibrate the camera at this resolution"
-        )
-    positions = [qpos[view.name] for view in seen.views]
-    found = calibrate_hand_eye(
-        pose_views(seen.views, positions, chain, lens, setup),
+    check_outputs(json, check, report, overwrite=overwrite)
+    lens = read_camera(camera)
+    chain, links = find_chain(robot, urdf, base, tip)
+    rest = resting_views(
+        bag,
+        measured_board(board, square_mm),
         lens,
-        HandEyeConfig(setup=setup, fewest_views=fewest_views),
-        without | seen.without,
+        chain,
+        topics=(topic, state_topic),
+        rate_hz=rate_hz,
+        max_speed_rad_s=max_speed_rad_s,
     )
-    digest = hashlib.sha256(seen.sha256.encode() + np.array(positions).tobytes()).hexdigest()
-    result = found.to_result(*links, digest)
-    write_result(json, result)
-    tables = _view_tables(found.view_rms_px, found.rejected)
-    _show(result, _hand_eye_summary(found), report, tables, overwrite=overwrite)
-    print(f"result: {json}")
+    posed = pose_views(rest.views, rest.qpos_rad, chain, lens, setup)
+
+    def find(fewest: int) -> HandEye:
+        config = HandEyeConfig(setup=setup, fewest_views=fewest)
+        return calibrate_hand_eye(posed, lens, config, rest.without)
+
+    if check is not None:
+
+        def compare_with(stored: CalibrationResult) -> Comparison:
+            new = find(min(fewest_views, _FEWEST_TO_CHECK))
+            return mount_change(stored, new, np.deg2rad(tolerance_deg), tolerance_mm / 1e3)
+
+        return settle("hand_eye", check, compare_with, json, report, overwrite=overwrite)
+    assert json is not None
+    found = find(fewest_views)
+    sections = _view_sections(found.view_rms_px, found.rejected)
+    result = found.to_result(*links, rest.sha256)
+    finish(result, _hand_eye_summary(found), json, report, sections, overwrite=overwrite)
+    return None
 
 
 def _hand_eye_summary(found: HandEye) -> str:
@@ -268,88 +263,17 @@ def _hand_eye_summary(found: HandEye) -> str:
     )
 
 
-def _measured(board: Path, square_mm: float | None) -> Target:
-    """The board, with its squares as they came out of the printer."""
-    from calibration.targets import read_target
-
-    target = read_target(board)
-    if square_mm is None:
-        return target
-    square_m = square_mm / 1e3
-    marker_m = target.marker_m * square_m / target.square_m
-    return replace(target, square_m=square_m, marker_m=marker_m)
-
-
-def _detect(frames: Iterable[Frame], count: int, target: Target) -> Detections:
-    from calibration.detection import detect_all
-
-    bar = tqdm(frames, total=count or None, desc="images", unit="image", disable=None)
-    return detect_all(bar, target)
-
-
-def _chain(
-    robot: str | None, urdf: Path | None, base: str | None, tip: str | None
-) -> tuple[Chain, tuple[str, str]]:
-    """The robot's chain, and the names of its ends."""
-    from calibration.kinematics import Chain
-
-    if robot is not None:
-        spec = get_robot(robot)
-        base, tip = base or spec.base_body, tip or spec.ee_body
-        if urdf is None:
-            from sim2real.robot_data import robot_data_dir
-
-            urdf = robot_data_dir() / spec.urdf
-    if urdf is None or not base or not tip:
-        raise InputError(
-            "expected a robot, or a URDF file with the links of base and tip; give --robot, or "
-            "--urdf, --base and --tip"
-        )
-    return Chain(urdf, base, tip), (base, tip)
-
-
-def _joint_log(bag: Path, topic: str, chain: Chain) -> JointLog:
-    from calibration.synchronise import JointLog
-
-    columns = read_bag(bag).columns(topic, chain.joint_names)
-    position = columns.arrays.get("position")
-    good = np.zeros(0, bool) if position is None else np.isfinite(position).all(axis=1)
-    if position is None or not good.any():
-        raise InputError(
-            f"bag {bag}: expected positions of {', '.join(chain.joint_names)} on {topic}, got "
-            "none; name another topic (--state-topic), robot or links"
-        )
-    stamp_ns, first = np.unique(columns.stamp_ns[good], return_index=True)
-    return JointLog(stamp_ns=stamp_ns, qpos_rad=position[good][first])
-
-
-def _show(
-    result: CalibrationResult,
-    summary: str,
-    report: Path | None,
-    tables: tuple[Table, ...],
-    *,
-    overwrite: bool,
-) -> None:
-    """Print the numbers, and write them as a page."""
-    std = result.std()
-    rows = [(p.name, f"{p.value:.6g}", f"{std[p.name]:.2g}", p.unit) for p in result.parameters]
-    print(summary)
-    print(table_text(("parameter", "value", "+-", "unit"), rows))
-    if report is not None:
-        header = ("parameter", "value", "standard deviation", "unit")
-        found = Table(heading="Parameters", header=header, rows=tuple(rows))
-        title = f"Calibration: {result.kind.replace('_', '-')}"
-        write_report(report, title, (Text(text=summary), found, *tables), overwrite=overwrite)
-
-
-def _view_tables(rms_px: dict[str, float], rejected: dict[str, str]) -> tuple[Table, ...]:
-    used = tuple((name, f"{rms:.3f}") for name, rms in rms_px.items())
-    tables = [Table(heading="Views", header=("image", "reprojection error, px"), rows=used)]
-    if rejected:
-        rows = tuple(rejected.items())
-        tables.append(Table(heading="Images not used", header=("image", "why"), rows=rows))
-    return tuple(tables)
+def _view_sections(rms_px: dict[str, float], rejected: dict[str, str]) -> tuple[Section, ...]:
+    views = Bars(
+        heading="Reprojection error of each view",
+        labels=tuple(rms_px),
+        series={"error": list(rms_px.values())},
+        unit="px",
+    )
+    if not rejected:
+        return (views,)
+    rows = tuple(rejected.items())
+    return (views, Table(heading="Images not used", header=("image", "why"), rows=rows))
 
 
 def _write(file: Path, text: str) -> None:

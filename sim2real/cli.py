@@ -150,6 +150,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="where a camera sits on the hand or beside the robot, from a bag",
         positional=("bag",),
     ),
+    ("calibrate", "rehearse"): Command(
+        function="sim2real.calibrate_rehearse:calibrate_rehearse",
+        help="a virtual robot looks at a board: a bag for camera, hand-eye, joints, and the truth",
+        positional=("out",),
+    ),
+    ("calibrate", "joints"): Command(
+        function="sim2real.calibrate_joints:calibrate_joints",
+        help="encoder offsets, signs and order from views of a board or from mechanical stops",
+        positional=("bag",),
+    ),
     ("calibrate", "excite"): Command(
         function="sim2real.calibrate_play:calibrate_excite",
         help="motion within a robot's limits from which its dynamics can be told",

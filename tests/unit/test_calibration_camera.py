@@ -27,6 +27,7 @@ from calibration.targets import (  # noqa: E402
     read_target,
 )
 from sim2real import cli  # noqa: E402
+from sim2real.calibrate_common import EXIT_DRIFTED, EXIT_UNTOLD  # noqa: E402
 
 TARGET = Target()
 CAMERA = Camera(
@@ -242,6 +243,32 @@ def test_command_writes_result_camera_info_and_report(folder, capsys):
     assert read_camera(folder / "c.yaml").width == 1280
     assert "Corners in each cell" in (folder / "r.html").read_text()
     assert cli.main([*args, *extra]) == cli.EXIT_INPUT  # nothing is replaced by accident
+
+
+@pytest.mark.parametrize(
+    ("change", "tolerance", "views", "code", "word"),
+    [
+        (1.0, "0.5", 8, 0, "holds"),
+        (1.02, "0.5", 8, EXIT_DRIFTED, "drifted"),
+        (1.0, "0.001", 8, EXIT_UNTOLD, "cannot tell"),
+        (1.0, "0.5", 3, EXIT_UNTOLD, "cannot tell"),
+    ],
+)
+def test_check_tells_whether_the_camera_is_still_the_same(
+    found, folder, capsys, change, tolerance, views, code, word
+):
+    stored, out = folder / "camera.json", folder / "check.json"
+    write_result(stored, found.to_result())
+    content = json.loads(stored.read_text())
+    content["parameters"][0]["value"] *= change
+    stored.write_text(json.dumps(content))
+    for image in sorted((folder / "images").iterdir())[views:]:
+        image.unlink()
+    args = ["calibrate", "camera", str(folder / "images"), "--board", str(folder / "board.json")]
+    options = ["--check", str(stored), "--tolerance-percent", tolerance, "--json", str(out)]
+    assert cli.main([*args, *options]) == code
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith(word)
+    assert json.loads(out.read_text())["verdict"] == word
 
 
 def test_command_makes_a_board_that_is_read_again(tmp_path):

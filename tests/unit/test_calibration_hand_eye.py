@@ -1,5 +1,6 @@
 """Hand-eye calibration against a robot, a camera and a board whose places are known."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,8 @@ from calibration.transforms import distance, inverse, rotation_vector, transform
 from sim2real import cli  # noqa: E402
 from sim2real.bags.definitions import typestore  # noqa: E402
 from sim2real.bags.writer import BagWriter  # noqa: E402
-from sim2real.sim.model import robot_data_dir  # noqa: E402
+from sim2real.calibrate_common import EXIT_DRIFTED, EXIT_UNTOLD  # noqa: E402
+from sim2real.robot_data import robot_data_dir  # noqa: E402
 
 TARGET = Target()
 CAMERA = Camera(
@@ -294,6 +296,37 @@ def test_command_finds_the_camera_beside_the_robot(files, tmp_path, capsys):
     assert result.covariance.shape == (12, 12)
     assert result.frames["tip"] == "link panda_hand_tcp of the robot"
     assert "<h1>Calibration: hand-eye" in (tmp_path / "r.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def stored(files):
+    out = files / "stored.json"
+    assert cli.main(arguments(files, out, "--robot", "panda")) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("shift_m", "options", "code", "word"),
+    [
+        (0.0, (), 0, "holds"),
+        (0.03, (), EXIT_DRIFTED, "drifted"),
+        (0.0, ("--tolerance-mm", "0.001"), EXIT_UNTOLD, "cannot tell"),
+    ],
+)
+def test_check_tells_whether_the_camera_has_moved(
+    files, stored, tmp_path, capsys, shift_m, options, code, word
+):
+    content = json.loads(stored.read_text())
+    content["transforms"]["T_base_cam"]["matrix"][0][3] += shift_m
+    moved = tmp_path / "stored.json"
+    moved.write_text(json.dumps(content))
+    out = tmp_path / "check.json"
+    args = arguments(files, out, "--robot", "panda", "--check", str(moved), *options)
+    assert cli.main(args) == code
+    answer = json.loads(out.read_text())
+    assert answer["verdict"] == word
+    change = np.array([c["change"] for c in answer["changes"][3:]])
+    assert np.linalg.norm(change) == pytest.approx(shift_m, abs=2e-4)
 
 
 @pytest.mark.parametrize(
