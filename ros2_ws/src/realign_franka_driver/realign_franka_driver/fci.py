@@ -51,8 +51,8 @@ def _sentence(address: str, text: str) -> str:
     if "ncompatible" in text:
         return (
             f"expected an FR3 with system 5.9 or newer at {address}, but its control box speaks "
-            f"another protocol ({text.partition('. ')[0]}); update its system, or drive a Panda (FER) "
-            "through ros2_control with libfranka 0.9"
+            f"another protocol ({text.partition('. ')[0]}); update its system, or drive a Panda "
+            "(FER) through ros2_control with libfranka 0.9"
         )
     if "realtime" in text:
         return (
