@@ -113,9 +113,7 @@ class LeRobotPolicy:
             self._load_processors(config, header)
         except Refused:
             raise
-        except (
-            Exception
-        ) as error:  # LeRobot, draccus, safetensors and torch have types of their own
+        except Exception as error:  # of LeRobot, draccus, safetensors or torch
             raise Refused(
                 f"{folder}: expected settings, weights and processors that fit together, got "
                 f"{type(error).__name__}: {_first_lines(error)}; export the checkpoint again"
