@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from policies.diffusion.commands import TrainOptions, open_log
 from policies.diffusion.config import RobotBinding
 from policies.errors import InputError
 from policies.robots import get_robot
+from policies.vla.backend import VlaTorchBackend
 from policies.vla.checkpoint import read_vla, save_vla
 
 if TYPE_CHECKING:
@@ -120,6 +121,44 @@ def load_initial(path: Path) -> Initial:
         weights=checkpoint.weights(),
         instructions=checkpoint.instructions(),
     )
+
+
+def export_command(
+    policy: Path, out: Path, embodiment: str | None, *, overwrite: bool
+) -> dict[str, Any]:
+    """Export the weights of a checkpoint again, for another of its embodiments or the same.
+
+    Args:
+        policy: checkpoint directory with weights.
+        out: checkpoint directory to create.
+        embodiment: whose networks are exported; None for the same as now.
+        overwrite: replace an existing checkpoint.
+
+    Returns:
+        JSON-ready figures; nothing was saved if ``parity.passed`` is false.
+
+    Raises:
+        InputError: the checkpoint is damaged, has no weights or no such embodiment, or ``out``
+            exists.
+    """
+    from policies.vla.trainer import TrainedVla
+
+    check_writable(out, overwrite=overwrite)
+    checkpoint = read_vla(policy)
+    known, name = checkpoint.config.embodiments, embodiment or checkpoint.config.deployed
+    if name not in known:
+        raise InputError(
+            f"--embodiment: expected one out of {sorted(known)}, which {policy} has, got {name!r}"
+        )
+    config = replace(checkpoint.config, deployed=name)
+    networks = VlaTorchBackend(config, checkpoint.weights(), checkpoint.what)
+    trained = TrainedVla(
+        config=config,
+        network=networks.network.network,
+        instructions=checkpoint.instructions(),
+        loss=float("nan"),
+    )
+    return {"name": config.name, "parity": save_trained(trained, out, overwrite=overwrite)}
 
 
 def save_trained(trained: TrainedVla, out: Path, *, overwrite: bool) -> dict[str, Any]:

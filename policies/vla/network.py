@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from policies.diffusion.interface import ChunkSpec
 from policies.diffusion.networks import SpreadHead, TimeFeatures
 from policies.diffusion.vision import ImageBlock
+from policies.errors import InputError
 from policies.processors import Float32
 from policies.vla.config import TrunkConfig
 
@@ -213,12 +214,21 @@ class VlaNetwork(nn.Module):
         config: shape of the trunk.
         specs: name of each embodiment -> its sizes.
         seed: of the initial weights.
+
+    Raises:
+        InputError: an embodiment has a name that torch uses itself.
     """
 
     def __init__(
         self, config: TrunkConfig, specs: Mapping[str, ChunkSpec], *, seed: int = 0
     ) -> None:
         super().__init__()
+        for name in specs:
+            if hasattr(nn.ModuleDict, name):
+                raise InputError(
+                    f"embodiment: expected a name that torch does not use itself, got {name!r}; "
+                    "name it after the robot"
+                )
         self.config, self.specs = config, dict(specs)
         width = config.width
         with torch.random.fork_rng(devices=[]):

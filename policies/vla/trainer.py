@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from policies.datasets.demonstrations import Demonstrations
-from policies.diffusion.config import ModelConfig, RobotBinding
+from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding
 from policies.diffusion.interface import ChunkSpec
 from policies.diffusion.process import Flow
 from policies.diffusion.progress import Progress
@@ -124,6 +124,8 @@ def train_vla(
     instructions = Instructions({**known, **new.known}, encoder)
     sources, models = _sources(demonstrations, config, instructions, robots or {}, initial)
     trunk = _trunk(models, config, instructions.size, initial)
+    shape = NetworkConfig(type="transformer", width=trunk.width, depth=trunk.depth)
+    models = {name: replace(model, network=shape) for name, model in models.items()}
     described = VlaConfig(
         name=config.name,
         deployed=next(iter(demonstrations)),

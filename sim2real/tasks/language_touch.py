@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.errors import InputError
 from policies.evaluation.environment import EnvironmentSpec, Outcome, Seen
@@ -58,6 +59,8 @@ class LanguageTouch:
             None to say what the task is.
         phrasing: words that are used to say it.
         views: where the front camera stands.
+        look_every: steps from one image to the next; in between the last one is shown again. A
+            policy that is asked every so many steps sees the same and waits less for the cameras.
 
     Attributes:
         target: index of the thing that this run is about.
@@ -75,6 +78,7 @@ class LanguageTouch:
         instruction: str | None = None,
         phrasing: Phrasing = "train",
         views: Views = USUAL_VIEWS,
+        look_every: int = 1,
     ) -> None:
         if task not in TASKS:
             raise InputError(f"task: expected one out of {list(TASKS)}, got {task!r}")
@@ -88,6 +92,8 @@ class LanguageTouch:
         self.target, self.touched = 0, None
         self.places_m: Float = np.zeros((len(THINGS), 3))
         self.instruction = ""
+        self._look_every, self._steps = look_every, 0
+        self._images: dict[str, NDArray[np.uint8]] = {}
 
     target: int
     touched: int | None
@@ -98,6 +104,7 @@ class LanguageTouch:
         self.places_m = draw_places(rng)
         self.target = seed % len(THINGS) if self._thing is None else self._thing
         self.touched = None
+        self._steps = 0
         said = self._said
         self.instruction = (
             draw_phrase(NAMES[self.target], self._phrasing, seed) if said is None else said
@@ -137,8 +144,10 @@ class LanguageTouch:
 
     def _seen(self) -> Seen:
         qpos = self._stepper.state.qpos_rad
-        images = dict(self._rig.images(qpos, self.places_m))
-        return Seen(state=qpos.copy(), images=images, instruction=self.instruction)
+        if self._steps % self._look_every == 0:
+            self._images = dict(self._rig.images(qpos, self.places_m))
+        self._steps += 1
+        return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
 
 
 class LanguageTouchExpert:

@@ -216,6 +216,17 @@ def test_runs_repeat_and_the_state_tells_nothing_of_the_things(environment):
         environment.step(np.full(7, np.nan))
 
 
+def test_images_can_be_shown_again_until_the_next_look():
+    slow, fast = LanguageTouch(look_every=3), LanguageTouch()
+    pairs = [(slow.reset(2), fast.reset(2))]
+    for _ in range(4):
+        action = pairs[-1][0].state + 0.05
+        pairs.append((slow.step(action).seen, fast.step(action).seen))
+    same = [(a.images["hand"] == b.images["hand"]).all() for a, b in pairs]
+    assert same == [True, False, False, True, False]
+    np.testing.assert_array_equal(pairs[2][0].images["hand"], pairs[0][0].images["hand"])
+
+
 def test_the_registry_makes_them_and_refuses_instructions_elsewhere():
     for task in TASKS:
         made = make_environment(task)
