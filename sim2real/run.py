@@ -50,6 +50,10 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
             )
     else:
         hardware(config.driver).check(config)
+    if "instruction" in spec.needs and not config.instruction:
+        raise InputError(
+            f"expected --instruction for {spec.name}, which is told in words what to do, got none"
+        )
     if config.duration_s is not None and config.duration_s <= 0:
         raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
     if config.record is not None and config.record.exists():
@@ -252,7 +256,8 @@ def run_command(
         seed: seed of start pose, goals and policy.
         gap: dynamics gap of the virtual robot, e.g. payload, sticky, latency, hidden:7.
         faults: faults of the virtual robot, e.g. nan_state@1.0:0.2 (start:duration, s), or for an
-            emulated Unitree robot silent@2:0.05,keys=L2+B@3.
+            emulated Unitree robot silent@2:0.05,keys=L2+B@3, for an emulated SO-101
+            drop=0.01,dead=3@2:0.05.
         goals: number of goals for a goal-conditioned policy.
         goal_period_s: time for each goal in s.
         domain_id: ROS domain; default: a private one.
