@@ -4,9 +4,13 @@ All faults but the first few come to one running graph, one after the other; an 
 arms it in between. Chunks pass a relay that repeats and reorders them all the time.
 """
 
+import contextlib
 import math
+import os
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from xml.etree import ElementTree
 
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 
 from policies.errors import InputError
+from policies.robots import PANDA
 from sim2real.bags.reader import read_bag
 from sim2real.bags.salvage import salvage
 from sim2real.run import run
@@ -49,7 +54,6 @@ def chunk(graph, rows, *, late_ns=0, names=None):
     from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
     from policies import messages as wire
-    from policies.robots import PANDA
 
     stamp = wire.stamp_to_ns(graph.state.header.stamp) - late_ns
     return wire.fill_trajectory(
@@ -66,7 +70,6 @@ def joint_state(stamp_ns, positions):
     from sensor_msgs.msg import JointState
 
     from policies import messages as wire
-    from policies.robots import PANDA
 
     message = JointState(name=list(PANDA.joint_names), position=list(positions))
     message.velocity = [0.0] * len(message.position)
@@ -115,8 +118,6 @@ def test_bad_checkpoint_in_graph(open_live_graph, repo, tmp_path):
 def test_wrong_units_in_graph(open_live_graph):
     from sensor_msgs.msg import JointState
 
-    from policies.robots import PANDA
-
     graph = open_live_graph()
     graph.start_guard(auto_arm=False, state_max_age_s=60.0)
     with graph.publisher(JointState, "joint_states") as states:
@@ -129,8 +130,6 @@ def test_wrong_units_in_graph(open_live_graph):
 
 def test_rate_mismatch_in_graph(open_live_graph):
     from sensor_msgs.msg import JointState
-
-    from policies.robots import PANDA
 
     graph = open_live_graph()
     graph.start_guard(auto_arm=False, state_max_age_s=60.0)
@@ -210,9 +209,15 @@ def test_sensor_non_finite_in_graph(moving, measured):
 
     with moving.publisher(JointState, "joint_states") as states:
         since = time.time()
-        stamp = moving.state.header.stamp
-        ahead = stamp.sec * 10**9 + stamp.nanosec + 10**8  # not overtaken by the driver's own
-        states.publish(joint_state(ahead, [math.nan] * 7))
+
+        def held():
+            stamp = moving.state.header.stamp
+            ahead = stamp.sec * 10**9 + stamp.nanosec + 10**8  # not overtaken by the driver's own
+            states.publish(joint_state(ahead, [math.nan] * 7))
+            time.sleep(0.02)
+            return "hold: non_finite_state" in moving.log()
+
+        moving.wait(held, "a hold")
         edge = moving.wait_edge("hold", "non_finite_state", since=since)
         measured(edge.time_s - since, busy=True)
         moving.wait_edge("damp", "non_finite_state", since=since)
@@ -265,6 +270,32 @@ def test_overrun_in_graph(moving):
     with moving.stopped("guard") as since:
         time.sleep(0.4)
     moving.wait_edge("hold", "overrun", since=since)
+    moving.set_moving()
+
+
+def test_processes_that_starve_hold_or_stop_and_go_on_afterwards(moving):
+    """All nodes on one core, with eight others that want it for themselves."""
+    core = {min(os.sched_getaffinity(0))}
+    nodes = [p.popen.pid for p in moving.graph.processes if p.popen.poll() is None]
+    threads = [int(t) for pid in nodes for t in os.listdir(f"/proc/{pid}/task")]
+    everywhere = {thread: os.sched_getaffinity(thread) for thread in threads}
+    burn = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(burn) for _ in range(8)]
+    try:
+        for thread in (*threads, *(b.pid for b in burners)):
+            os.sched_setaffinity(thread, core)
+        time.sleep(2.0)
+        assert set(moving.state.name) == set(PANDA.joint_names)
+        assert np.isfinite(moving.state.position).all()
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+        for thread, cores in everywhere.items():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
+    for name in ("recorder", "guard", "policy", "relay", "driver"):
+        assert moving.process(name).popen.poll() is None, name
     moving.set_moving()
 
 
