@@ -1,1 +1,1 @@
-"""Calibration results: typed, versioned, with provenance. The procedures land here one by one."""
+"""Calibration of cameras, hand and eye, encoders, clocks and motors: typed, versioned results."""

@@ -115,12 +115,12 @@ class Actuators:
         )
 
     def _details(self) -> dict[str, Any]:
-        bodies = self.inertial.reshape(-1, PER_BODY)
+        bodies, condition = self.inertial.reshape(-1, PER_BODY), self.solution.condition
         return {
             "inertia": self.config.inertia,
             "torque": self.config.torque,
             "gravity_in_torque": self.config.gravity_in_torque,
-            "condition": self.solution.condition,
+            "condition": condition if np.isfinite(condition) else None,
             "combinations_told": self.solution.combinations,
             "combinations": len(self.solution.unknowns),
             "not_told": self.solution.weak,

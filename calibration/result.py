@@ -39,14 +39,14 @@ class CalibrationResult:
     """What one procedure found.
 
     Attributes:
-        kind: procedure: ``camera`` or ``hand_eye``.
+        kind: procedure: ``camera``, ``hand_eye``, ``joints``, ``latency`` or ``actuators``.
         parameters: what was found, in the order of the covariance.
         covariance: of the parameters, (n, n), in products of their units.
         frames: name of each frame -> what it is attached to and how its axes lie.
         transforms: ``T_a_b`` -> matrix (4, 4) that takes coordinates in b to a; m.
         residuals: name -> how well the data fit.
         details: of the procedure, as JSON.
-        data_sha256: of the images (and joint positions) that the result rests on.
+        data_sha256: of the images (and joint positions), or the bag, that the result rests on.
         software: package -> version.
     """
 

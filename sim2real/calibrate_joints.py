@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -71,25 +73,27 @@ def calibrate_joints(
 
     check_outputs(json, check, report, overwrite=overwrite)
     if stops:
-        found, digest = _from_stops(bag, robot, state_topic)
+        solve, digest = _from_stops(bag, robot, state_topic)
     else:
         config = ViewsConfig(setup=setup, joint_noise_rad=float(np.deg2rad(joint_noise_deg)))
         topics = topic, state_topic
-        found, digest = _from_views(
+        solve, digest = _from_views(
             bag, robot, board, camera, hand_eye, config, topics, square_mm, rate_hz, max_speed_rad_s
         )
-    result = found.to_result({"robot": robot}, digest)
     if check is not None:
 
         def compare_with(stored: CalibrationResult) -> Comparison:
             from calibration.compare import compare
 
+            new = solve().to_result({"robot": robot}, digest)
             names = [parameter.name for parameter in stored.parameters]
             tolerance_rad = float(np.deg2rad(tolerance_deg))
-            return compare(stored, result, dict.fromkeys(names, tolerance_rad))
+            return compare(stored, new, dict.fromkeys(names, tolerance_rad))
 
         return settle("joints", check, compare_with, json, report, overwrite=overwrite)
     assert json is not None
+    found = solve()
+    result = found.to_result({"robot": robot}, digest)
     summary = (
         f"offsets of {sum(found.told)} of {len(found.told)} joints, from {found.method}; misfit "
         f"{found.before:.3g} -> {found.after:.3g} {found.unit}"
@@ -100,7 +104,8 @@ def calibrate_joints(
     return None
 
 
-def _from_stops(bag: Path, robot: str, state_topic: str) -> tuple[JointOffsets, str]:
+def _from_stops(bag: Path, robot: str, state_topic: str) -> tuple[Callable[[], JointOffsets], str]:
+    """How to find offsets from a bag, which has been read, and its hash."""
     from calibration.joint_offsets import StopsConfig, offsets_from_stops
     from sim2real.bags.batch import NS
     from sim2real.bags.reader import read_bag
@@ -109,7 +114,8 @@ def _from_stops(bag: Path, robot: str, state_topic: str) -> tuple[JointOffsets, 
 
     spec = get_robot(robot)
     log = joint_log(bag, state_topic, spec.joint_names)
-    found = offsets_from_stops(
+    solve = functools.partial(
+        offsets_from_stops,
         spec.joint_names,
         (log.stamp_ns - log.stamp_ns[0]) / NS,
         log.qpos_rad,
@@ -117,7 +123,7 @@ def _from_stops(bag: Path, robot: str, state_topic: str) -> tuple[JointOffsets, 
         spec.upper_rad,
         StopsConfig(),
     )
-    return found, digest(read_bag(bag))
+    return solve, digest(read_bag(bag))
 
 
 def _from_views(
@@ -131,7 +137,8 @@ def _from_views(
     square_mm: float | None,
     rate_hz: float,
     max_speed_rad_s: float,
-) -> tuple[JointOffsets, str]:
+) -> tuple[Callable[[], JointOffsets], str]:
+    """How to find offsets from views, which have been found in the bag, and their hash."""
     from calibration.camera import read_camera
     from calibration.joint_offsets import offsets_from_views
     from calibration.result import read_result
@@ -163,8 +170,10 @@ def _from_views(
         rate_hz=rate_hz,
         max_speed_rad_s=max_speed_rad_s,
     )
-    found = offsets_from_views(rest.views, rest.qpos_rad, chain, lens, config, mount)
-    return found, rest.sha256
+    solve = functools.partial(
+        offsets_from_views, rest.views, rest.qpos_rad, chain, lens, config, mount
+    )
+    return solve, rest.sha256
 
 
 def _sections(found: JointOffsets) -> list[Section]:

@@ -210,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit code: 0 done, 2 bad usage or bad input, 3 a fault stopped the robot, 130 interrupted.
+        Exit code: 0 done, 2 bad usage or bad input, 3 a fault stopped the robot, 4 a calibration
+        has drifted, 5 it cannot be told whether it has, 130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -10,14 +10,15 @@ import argparse
 import numpy as np
 
 from calibration.camera import Camera
-from calibration.detection import Frame, detect_all
+from calibration.detection import Frame, View, detect_all
 from calibration.hand_eye import SETUPS, HandEye, HandEyeConfig, calibrate_hand_eye, pose_views
 from calibration.intrinsics import IntrinsicsConfig, calibrate_camera
+from calibration.joint_offsets import ViewsConfig, offsets_from_views
 from calibration.kinematics import Chain
 from calibration.synthetic import HandEyeScene, Renderer, random_poses
 from calibration.targets import Target
 from calibration.transforms import distance, inverse, rotation_vector
-from sim2real.sim.model import robot_data_dir
+from sim2real.robot_data import robot_data_dir
 
 TARGET = Target()
 LENS = np.array([-0.1, 0.05, 0.001, -0.0005, 0.0])
@@ -94,6 +95,47 @@ def hand_eye(seeds: int, joint_seeds: int) -> None:
             )
 
 
+def joints(seeds: int) -> None:
+    """Errors of encoder offsets of up to a degree, with noisy readings."""
+    chain = Chain(
+        robot_data_dir() / "panda_description/urdf/panda.urdf", "panda_link0", "panda_hand_tcp"
+    )
+    print("\n| setup | joints told | rms error, deg | largest, deg | rms error / std |")
+    print("|---|---|---|---|---|")
+    for setup in SETUPS:
+        scene = HandEyeScene(
+            chain=chain, target=TARGET, camera=CAMERA, setup=setup, home_rad=HOME_RAD
+        )
+        errors, scaled, told = [], [], 0
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            offset = np.deg2rad(rng.uniform(-1.0, 1.0, 7))
+            offset[[0, 6]] = 0.0  # what no view tells
+            true = scene.sample(VIEWS, rng)
+            views = [_exact_view(scene, q, str(i), rng) for i, q in enumerate(true)]
+            read = [q - offset + rng.normal(0, 2e-4, 7) for q in true]
+            found = offsets_from_views(views, read, chain, CAMERA, ViewsConfig(setup=setup))
+            error = (found.offset_rad - offset)[found.told]
+            told += sum(found.told)
+            errors += error.tolist()
+            scaled += (error / np.sqrt(np.diag(found.covariance)[found.told])).tolist()
+        degrees = np.rad2deg(errors)
+        print(
+            f"| {setup} | {told / seeds:.1f} of 7 | {np.sqrt(np.mean(degrees**2)):.3f} | "
+            f"{np.abs(degrees).max():.3f} | {np.sqrt(np.mean(np.square(scaled))):.2f} |"
+        )
+
+
+def _exact_view(
+    scene: HandEyeScene, qpos_rad: np.ndarray, name: str, rng: np.random.Generator
+) -> View:
+    """Corners of the board with noise of 0.05 px, without an image."""
+    pose, corners = scene.T_cam_board(qpos_rad), TARGET.corners_m()
+    pixels = CAMERA.project(corners @ pose[:3, :3].T + pose[:3, 3])[0]
+    noisy = pixels + rng.normal(0, 0.05, pixels.shape)
+    return View(name=name, ids=np.arange(len(noisy)), board_m=corners, pixels=noisy)
+
+
 def _scaled(found: HandEye, scene: HandEyeScene) -> np.ndarray:
     """Error of the camera's mount over its standard deviation, (6,)."""
     between = inverse(found.fit.T_mount_cam) @ scene.truth[0]
@@ -106,8 +148,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="sets of images")
     parser.add_argument("--joint-seeds", type=int, default=20, help="sets of joint noise for each")
+    parser.add_argument("--only", choices=["intrinsics", "hand_eye", "joints"], help="one table")
     args = parser.parse_args()
-    intrinsics(args.seeds)
+    if args.only in (None, "joints"):
+        joints(args.seeds)
+    if args.only == "joints":
+        return
+    if args.only in (None, "intrinsics"):
+        intrinsics(args.seeds)
+    if args.only == "intrinsics":
+        return
     hand_eye(args.seeds, args.joint_seeds)
 
 
