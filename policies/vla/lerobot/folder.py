@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from policies.actor.config import Reader, read_json
 from policies.errors import InputError
@@ -221,19 +220,3 @@ def _cameras(features: dict[str, tuple[str, list[int]]], where: str) -> dict[str
                 f"and images, got {name!r} of type {kind}"
             )
     return cameras
-
-
-def summary(folder: Folder) -> dict[str, Any]:
-    """Sizes of a folder, JSON-ready."""
-    return {
-        "kind": folder.kind,
-        "state": folder.state,
-        "environment_state": folder.environment_state,
-        "action": folder.action,
-        "cameras": {name: list(size) for name, size in folder.cameras.items()},
-        "horizons": [
-            folder.observation_horizon,
-            folder.prediction_horizon,
-            folder.action_horizon,
-        ],
-    }

@@ -82,11 +82,6 @@ class ValueMap:
     instruction: str | None = None
     start_pose_rad: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def inputs(self) -> tuple[Entry, ...]:
-        """Entries of ``state`` and ``environment_state``."""
-        return self.state + self.environment_state
-
 
 def to_lerobot(values: Float, entries: Sequence[Entry]) -> Float:
     """SI values (..., D) of D entries -> LeRobot's values."""

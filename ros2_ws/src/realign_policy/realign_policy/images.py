@@ -48,6 +48,9 @@ class CameraStream:
     Args:
         camera: name and size that are expected.
         keep: decoded images that must stay as they are while newer ones are decoded.
+
+    Attributes:
+        received: messages so far.
     """
 
     def __init__(self, camera: CameraSpec, *, keep: int) -> None:
