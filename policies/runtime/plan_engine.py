@@ -207,7 +207,7 @@ class PlanEngine:
         return self._course.commands[last], self._course.speeds[last] * float(at == last)
 
     def _ask(self, step: int) -> bool:
-        if self._inference.busy:
+        if self.failure is not None or self._inference.busy:
             return False
         request = self._executor.request(step)
         if request is None:

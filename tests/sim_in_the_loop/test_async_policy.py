@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.config import SAMPLERS, NetworkConfig
 from policies.diffusion.export import export_onnx
 from policies.diffusion.trainer import TrainConfig, train_model
-from policies.errors import FaultError
+from policies.errors import FaultError, InputError
 from policies.robots import PANDA
 from policies.serving.protocol import Served, dump_served
 from policies.serving.wire import pack, unpack
@@ -371,6 +372,14 @@ def test_server_that_is_not_there_is_bad_input(capsys, monkeypatch):
     words = ["run", "--robot", "panda", "--policy", "ws://127.0.0.1:9"]
     assert cli.main(words) == 2
     assert "ws://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_policy_that_is_told_in_words_wants_an_instruction(monkeypatch):
+    policy = load_policy(REACH, PANDA)
+    policy.spec = dataclasses.replace(policy.spec, needs=("goal", "instruction"))
+    monkeypatch.setattr("policies.checkpoint.load_policy", lambda path, robot: policy)
+    with pytest.raises(InputError, match="--instruction"):
+        run(RunConfig(robot="panda", policy=REACH), progress=False)
 
 
 def test_executor_of_plans_is_refused_for_a_policy_that_does_not_plan(

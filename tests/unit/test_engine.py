@@ -396,6 +396,17 @@ def test_failure_of_the_model_is_named_and_silences_the_policy(answer, kind, loc
         engine.close()
 
 
+def test_failed_model_is_not_asked_again():
+    inference, arm = Manual(), Arm()
+    engine = engine_for(arm, inference=inference)
+    engine.tick(seen_at(0))
+    arm.model.answer = raising(PolicyFailureError(Failure.BAD_ANSWER, "not a number"))
+    inference.finish()
+    assert engine.tick(seen_at(1)) is None
+    assert engine.failure.kind is Failure.BAD_ANSWER
+    assert not inference.jobs
+
+
 def test_missing_part_of_an_observation_is_a_failure_with_its_name():
     engine = engine_for(lockstep=True)
     assert engine.tick(seen_at(0, goal=None)) is None

@@ -90,6 +90,7 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         spec = policy.spec
         self._ticker = Ticker(spec.rate_hz)
+        self._needs_words = "instruction" in spec.needs
         self._voice.open()
         self._ready = self.create_publisher(Header, "ready", LATCHED)
         inputs = self._sensing.subscriptions
@@ -141,6 +142,10 @@ class PolicyNode(LifecycleNode):
             if not self.lockstep and (blind := self._sensing.blind()):
                 text = f"no recent image on {', '.join(blind)}; start the camera or remap the topic"
                 self.get_logger().warning(text, throttle_duration_sec=5.0, skip_first=True)
+            return
+        if self._needs_words and self._instruction.text is None:
+            text = "waiting for an instruction; publish one on ~/instruction"
+            self.get_logger().warning(text, throttle_duration_sec=5.0)
             return
         if self._voice.repeat(stamp):  # the driver asks again: same answer
             return
