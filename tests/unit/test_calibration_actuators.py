@@ -278,6 +278,20 @@ def test_intervals_are_neither_too_wide_nor_too_narrow(panda):
     assert 0.5 <= np.sqrt(np.mean(scaled**2)) <= 1.4
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_intervals_cover_over_fifty_hidden_gaps():
+    motion, inside, largest = motion_of(PANDA), [], 0.0
+    for seed in range(50):
+        gap = f"hidden:{seed}"
+        found = solve(noisy(record(PANDA, gap, motion), PANDA, seed), PANDA)
+        relative, scaled = errors(found, truth_of(PANDA, make_gap(PANDA, gap)))
+        inside += [abs(z) < 1.96 for z in scaled.values()]
+        largest = max(largest, *map(abs, relative.values()))
+    assert 0.90 <= np.mean(inside) <= 0.99
+    assert largest < 0.05
+
+
 def test_spikes_and_losses_do_no_harm(panda):
     rng = np.random.default_rng(5)
     log = noisy(panda, PANDA, 5)
@@ -366,6 +380,11 @@ def test_command_writes_a_result_and_a_gap_that_simulators_take(stored):
         assert found.strength[joint] == pytest.approx(true.strength[joint], rel=0.05)
         assert found.friction_nm[joint] == pytest.approx(true.friction_nm[joint], rel=0.05)
     assert found.payload_kg["panda_hand"] == pytest.approx(true.payload_kg["panda_hand"], rel=0.05)
+    times = np.arange(0.0, 2.0, 0.01)
+    waves = PANDA.default_rad + 0.2 * np.sin(np.arange(1.5, 5.0, 0.5) * times[:, None])
+    none = SensorNoise(position_rad=0.0, velocity_rad_s=0.0, effort=0.0)
+    hidden, ours, nominal = (play(PANDA, g, waves, 100.0, none)[0] for g in (true, found, "none"))
+    assert np.abs(ours - hidden).max() < 0.1 * np.abs(nominal - hidden).max()
     result = read_result(stored["json"], "actuators")
     held = {n: r.value for n, r in result.residuals.items() if n.startswith("held_out")}
     assert sum(held[f"held_out.calibrated.{j}"] for j in PANDA.joint_names) < 0.4 * sum(
