@@ -36,7 +36,7 @@ SEED, TICKS, RATE_HZ = 7, 24, 25.0
 LIMIT_S = 300.0
 
 pytestmark = [
-    pytest.mark.slow,  # LeRobot takes some seconds to import, eight times
+    pytest.mark.slow,  # LeRobot takes some seconds to import, and does so often
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         PYTHON_VARIABLE not in os.environ,
@@ -117,36 +117,25 @@ def observations(model, state, images):
         )
 
 
-def test_a_policy_does_what_select_action_does(case):
+def test_policy_and_engine_do_what_select_action_does(case):
     path, state, images, wanted = case
     policy = load_policy(path, SO101)
+    seen = list(observations(policy.model, state, images))
     policy.reset(SEED)
-    try:
-        got = [
-            policy.act(seen).positions_rad[0] for seen in observations(policy.model, state, images)
-        ]
-    finally:
-        policy.model.close()
-    got = to_lerobot(np.array(got), policy.model.config.action)
-    assert np.ptp(wanted, axis=0).min() > 10 * TOLERANCE, "the reference does something"
-    np.testing.assert_allclose(got, wanted, rtol=0.0, atol=TOLERANCE)
-
-
-def test_the_engine_of_the_graph_does_too(case):
-    path, state, images, wanted = case
-    policy = load_policy(path, SO101)
+    alone = [policy.act(one).positions_rad[0] for one in seen]
     engine = make_engine(policy, EngineConfig(lockstep=True))
     engine.reset(SEED)
-    try:
-        chunks = [engine.tick(seen) for seen in observations(policy.model, state, images)]
-    finally:
-        engine.close()
-        policy.model.close()
+    chunks = [engine.tick(one) for one in seen]
     assert engine.failure is None
-    got = to_lerobot(np.array([c.positions_rad[0] for c in chunks]), policy.model.config.action)
-    np.testing.assert_allclose(got, wanted, rtol=0.0, atol=TOLERANCE)
+    engine.close()
+    assert policy.model.pid is None
+    assert np.ptp(wanted, axis=0).min() > 10 * TOLERANCE, "the reference does something"
+    for got in (alone, [chunk.positions_rad[0] for chunk in chunks]):
+        theirs = to_lerobot(np.array(got), policy.model.config.action)
+        np.testing.assert_allclose(theirs, wanted, rtol=0.0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("case", ["diffusion"], indirect=True)
 def test_served_to_another_machine_it_answers_the_same(case):
     path, state, images, _ = case
     words = [sys.executable, "-m", "sim2real.cli", "serve", "--policy", str(path), "--port", "0"]
@@ -169,6 +158,7 @@ def test_served_to_another_machine_it_answers_the_same(case):
         np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.parametrize("case", ["diffusion"], indirect=True)
 def test_damaged_weights_are_refused(case):
     path, *_ = case
     model = load_lerobot_model(path, RunConfig(device="cpu"))
