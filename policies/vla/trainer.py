@@ -12,7 +12,7 @@ import torch
 from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding
 from policies.diffusion.interface import ChunkSpec
-from policies.diffusion.process import Flow
+from policies.diffusion.process import make_process
 from policies.diffusion.progress import Progress
 from policies.diffusion.trainer import (
     Log,
@@ -273,7 +273,14 @@ def _run(
     """The optimiser steps that are left; returns the mean loss over the last tenth."""
     from tqdm import trange
 
-    process = Draws(process=Flow(), draws=config.draws)
+    flow = make_process(
+        "flow",
+        diffusion_steps=config.diffusion_steps,
+        prediction=config.prediction,
+        prediction_horizon=config.prediction_horizon,
+        action_horizon=config.action_horizon,
+    )
+    process = Draws(process=flow, draws=config.draws)
     table = instructions.rows(list(instructions.known))
     sizes = np.array([len(source.windows) for source in sources], dtype=np.float64)
     glance = config.steps // 2 if config.glance_steps is None else config.glance_steps

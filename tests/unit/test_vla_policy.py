@@ -13,6 +13,7 @@ from policies.datasets.demonstrations import Demonstrations, save_demonstrations
 from policies.diffusion.commands import TrainOptions
 from policies.diffusion.config import NetworkConfig
 from policies.diffusion.interface import Prefix, Window
+from policies.diffusion.process import Flow
 from policies.errors import InputError
 from policies.interface import Observation
 from policies.robots import get_robot
@@ -21,6 +22,7 @@ from policies.vla.checkpoint import build_vla, read_vla, save_vla
 from policies.vla.commands import load_initial, save_trained, train_command
 from policies.vla.export import compare, export_onnx
 from policies.vla.network import PATCH
+from policies.vla.objectives import plan_error as original
 from policies.vla.text import TEXT_ROWS
 from policies.vla.trainer import VlaTrainConfig, train_vla
 from policies.vla.windows import AnchoredWindows, anchor_values, anchors
@@ -173,6 +175,22 @@ def test_anchored_windows_add_up_to_the_demonstrated_actions():
     for row, (episode, frame) in enumerate([(0, 3), (1, 3)]):
         wanted = data.action[episode][frame : frame + 4] - data.state[episode][frame]
         np.testing.assert_allclose(plan[row], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "preconditioned"])
+def test_what_the_network_answers_is_what_is_trained_and_sampled(prediction, monkeypatch):
+    from policies.vla import trainer
+
+    made = []
+    monkeypatch.setattr(trainer, "plan_error", lambda *a: made.append(a[3]) or original(*a))
+    config = settings(steps=2, prediction=prediction)
+    data = {"panda": demonstrations(episodes=2)}
+    trained = train_vla(data, config, encoder=fake_encoder)
+    assert trained.config.model.prediction == prediction
+    level = np.array([0.3])
+    sampled = Flow(trained.config.model.prediction).coefficients(level)
+    assert made
+    assert made[0].coefficients(level) == sampled
 
 
 def test_training_repeats_and_can_be_resumed(tmp_path):
