@@ -10,7 +10,13 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
-from sim2real.calibrate_common import check_outputs, finish, refusals_are_input, settle
+from sim2real.calibrate_common import (
+    check_outputs,
+    finish,
+    refusals_are_input,
+    require_above_zero,
+    settle,
+)
 from sim2real.calibrate_motion import digest, open_bag, read_motion, rigid_body
 from sim2real.replay.cli import table_text
 from sim2real.report import Bars, Lines, Section, Table
@@ -85,6 +91,9 @@ def calibrate_actuators(
     spec = get_robot(robot)
     check_outputs(json, check, report, overwrite=overwrite)
     check_new(gap, overwrite=overwrite)
+    require_above_zero(cutoff_hz=cutoff_hz, tolerance_percent=tolerance_percent)
+    if hold_out_s:
+        require_above_zero(hold_out_s=hold_out_s)
     if spec.floating_base and not stand:
         raise InputError(
             f"expected a robot whose base is held, got {robot}, which walks; put it on a stand "

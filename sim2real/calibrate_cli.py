@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from policies.errors import InputError
-from sim2real.calibrate_common import check_outputs, finish, refusals_are_input, settle
+from sim2real.calibrate_common import (
+    check_outputs,
+    finish,
+    refusals_are_input,
+    require_above_zero,
+    settle,
+)
 from sim2real.report import Bars, Section, Table
 from sim2real.results import check_new
 
@@ -125,6 +131,7 @@ def calibrate_camera(
     from sim2real.calibrate_views import detect_board, measured_board
 
     check_outputs(json, check, yaml, report, overwrite=overwrite)
+    require_above_zero(tolerance_percent=tolerance_percent)
     target = measured_board(board, square_mm)
     frames, count = open_source(source, topic, rate_hz)
     seen = detect_board(frames, count, target)
@@ -220,6 +227,7 @@ def calibrate_hand_eye(
     from sim2real.calibrate_views import find_chain, measured_board, resting_views
 
     check_outputs(json, check, report, overwrite=overwrite)
+    require_above_zero(tolerance_deg=tolerance_deg, tolerance_mm=tolerance_mm)
     lens = read_camera(camera)
     chain, links = find_chain(robot, urdf, base, tip)
     rest = resting_views(

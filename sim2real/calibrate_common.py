@@ -7,6 +7,7 @@ that its help needs neither.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
@@ -62,6 +63,18 @@ def check_outputs(
         )
     for file in (json, *others):
         check_new(file, overwrite=overwrite)
+
+
+def require_above_zero(**values: float) -> None:
+    """Refuse options that must be positive and finite, by their names.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0.0):
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"expected {option} above 0, got {value:g}; correct it")
 
 
 def finish(

@@ -11,7 +11,13 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.robots import get_robot
-from sim2real.calibrate_common import check_outputs, finish, refusals_are_input, settle
+from sim2real.calibrate_common import (
+    check_outputs,
+    finish,
+    refusals_are_input,
+    require_above_zero,
+    settle,
+)
 from sim2real.report import Bars, Section, Table
 
 if TYPE_CHECKING:
@@ -72,6 +78,7 @@ def calibrate_joints(
     from calibration.joint_offsets import ViewsConfig
 
     check_outputs(json, check, report, overwrite=overwrite)
+    require_above_zero(tolerance_deg=tolerance_deg, joint_noise_deg=joint_noise_deg)
     if stops:
         solve, digest = _from_stops(bag, robot, state_topic)
     else:

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policies.robots import get_robot
-from sim2real.calibrate_common import check_outputs, finish, refusals_are_input, settle
+from sim2real.calibrate_common import (
+    check_outputs,
+    finish,
+    refusals_are_input,
+    require_above_zero,
+    settle,
+)
 from sim2real.calibrate_motion import digest, open_bag, read_clocks, read_motion, rigid_body
 from sim2real.report import Bars, Section, Table
 
@@ -52,6 +58,7 @@ def calibrate_latency(
 
     spec = get_robot(robot)
     check_outputs(json, check, report, overwrite=overwrite)
+    require_above_zero(cutoff_hz=cutoff_hz, tolerance_ms=tolerance_ms)
     opened = open_bag(bag, spec)
     log, topics = read_motion(opened, spec, state_topic, command_topic)
     clocks = read_clocks(opened, topics)

@@ -16,7 +16,7 @@ from sim2real.bags.batch import NS
 from sim2real.bags.definitions import typestore
 from sim2real.bags.joints import JOINT_STATE, TRAJECTORY
 from sim2real.bags.writer import BagWriter
-from sim2real.calibrate_common import refusals_are_input
+from sim2real.calibrate_common import refusals_are_input, require_above_zero
 from sim2real.calibrate_motion import rigid_body
 from sim2real.episodes.streams import COMMAND_TOPICS, STATE_TOPIC
 from sim2real.results import check_new
@@ -80,6 +80,7 @@ def calibrate_excite(
     spec = get_robot(robot)
     for file in (out, csv):
         check_new(file, overwrite=overwrite)
+    require_above_zero(csv_rate_hz=csv_rate_hz)
     config = ExcitationConfig(
         duration_s=duration_s,
         amplitude_rad=amplitude_rad,
@@ -157,7 +158,8 @@ def calibrate_play(
             f"{', '.join(plan.joint_names)}; make it again with `realign calibrate excite`"
         )
     check_new(record, overwrite=False)
-    rate = rate_hz or 1.0 / spec.physics_dt_s
+    rate = 1.0 / spec.physics_dt_s if rate_hz is None else rate_hz
+    require_above_zero(rate_hz=rate)
     noise = SensorNoise(
         position_rad=position_noise_rad,
         velocity_rad_s=velocity_noise_rad_s,

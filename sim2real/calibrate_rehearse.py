@@ -16,7 +16,7 @@ from sim2real.bags.batch import NS
 from sim2real.bags.definitions import typestore
 from sim2real.bags.joints import JOINT_STATE
 from sim2real.bags.writer import BagWriter
-from sim2real.calibrate_common import refusals_are_input
+from sim2real.calibrate_common import refusals_are_input, require_above_zero
 from sim2real.episodes.streams import STATE_TOPIC
 from sim2real.results import check_new, write_json
 from sim2real.sim.gaps import make_gap
@@ -74,6 +74,7 @@ def calibrate_rehearse(
     from calibration.targets import read_target
 
     spec = get_robot(robot)
+    require_above_zero(poses=poses, width=width, height=height)
     target = read_target(board)
     for file in (out, truth):
         check_new(file, overwrite=overwrite and file == truth)

@@ -254,6 +254,7 @@ def test_check_tells_whether_the_delay_still_holds(bags, tmp_path, capsys, bag, 
         ),
         ("before", ("--json", "out.json", "--robot", "g1"), "it was recorded with panda"),
         ("nothing", ("--json", "out.json"), "nothing"),
+        ("before", ("--json", "out.json", "--cutoff-hz", "0"), "expected --cutoff-hz above 0"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(bags, tmp_path, monkeypatch, capsys, bag, options, what):
