@@ -105,6 +105,7 @@ class DriverNode(Node):
         self.states = 0
         self.max_tilt_rad = 0.0
         self.stops: list[str] = []
+        self._stop = ""
         self._keys: frozenset[str] = frozenset()
         self._last: Any = np.zeros((), dtype=channel.STATE)
         self.voice = Voice(self, self.robot)
@@ -216,7 +217,8 @@ class DriverNode(Node):
     def _watch_operator(self, record: Any) -> None:
         """Pass stops and the remote's keys on to the guard."""
         stop = record["stop"].decode()
-        if stop and (not self.stops or self.stops[-1] != stop):
+        news, self._stop = stop != self._stop, stop
+        if stop and news:
             self.stops.append(stop)
             self.get_logger().error(f"damping: {stop}; call ~/reset to go on")
             self._call_guard("estop")
