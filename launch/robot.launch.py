@@ -24,6 +24,11 @@ ARGUMENTS = (
     ("operator_timeout_s", "0", "silence of operator_stop that stops the robot, s; 0 for none"),
     ("lockstep", "false", "true: the simulator waits for each command"),
     ("seed", "0", "seed of start pose, goals and policy"),
+    ("executor", "receding", "while a policy plans: receding (waits), ensemble, async or rtc"),
+    ("action_horizon", "0", "steps from one plan to the next; 0 for the policy's own"),
+    ("inference_delay_steps", "0", "steps from an observation to the use of its answer, at least"),
+    ("deadline_s", "0.3", "time that an answer may take before the robot gets no commands, s"),
+    ("instruction", "", "what a policy that reads instructions is told"),
 )
 
 
@@ -50,6 +55,11 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         "policy": checkpoint.path,
         "seed": int(given["seed"]),
         "autostart": autostart,
+        "executor": given["executor"],
+        "action_horizon": int(given["action_horizon"]),
+        "inference_delay_steps": int(given["inference_delay_steps"]),
+        "deadline_s": float(given["deadline_s"]),
+        "instruction": given["instruction"],
     }
     policy = LifecycleNode(
         package="realign_policy",
