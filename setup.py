@@ -36,11 +36,13 @@ EXTRAS = {
         "ros-trajectory-msgs",
     ],
     "train": ["torch==2.13.0"],
+    # Compressed images, and colour orders other than rgb8, in the graph.
+    "vision": ["opencv-contrib-python-headless<5"],
     # OpenCV 5 has no calibrateHandEye.
     "calibration": ["pin>=4.0", "opencv-contrib-python-headless<5"],
     # CycloneDDS as a wheel; 0.10 (the robot's own version) has none, but talks to this one.
     "unitree": ["cyclonedds==11.0.*"],
-    "franka": ["pylibfranka==0.21.*", "franky-control==2.0.*"],
+    "franka": ["pylibfranka==0.21.*"],
     "serial": ["pyserial>=3.5", "pymodbus>=3.10"],
     "serving": ["msgpack>=1.1", "websockets>=15"],
     # Demonstrations with images; the tasks that generative policies are judged on.

@@ -190,6 +190,6 @@ def _opencv(camera: CameraSpec, what: str) -> ModuleType:
     except ImportError as error:
         raise InputError(
             f"camera {camera.name!r}: expected OpenCV for {what}, but it is not installed; run: "
-            "pip install opencv-python-headless, or publish rgb8"
+            "pip install 'realign[vision]', or publish rgb8"
         ) from error
     return cv2
