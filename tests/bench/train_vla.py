@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     add("--episodes", type=int, default=400, help="demonstrations of the four tasks together")
     add("--few", type=int, default=10, help="demonstrations with the moved camera")
     add("--steps", type=int, default=2000, help="optimiser steps of the policy")
-    add("--few-steps", type=int, default=400, help="optimiser steps on the few")
+    add("--few-steps", type=int, default=120, help="optimiser steps on the few")
     add("--batch", type=int, default=32, help="samples a step")
     add("--width", type=int, default=128, help="entries of a token")
     return parser.parse_args()
