@@ -143,7 +143,7 @@ def test_without_opencv_only_rgb_is_read(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", no_opencv)
     np.testing.assert_array_equal(seen(raw(SMOOTH, "rgb8")), SMOOTH)
     for message in (raw(SMOOTH, "bgr8"), compressed(SMOOTH)):
-        with pytest.raises(InputError, match="pip install opencv-python-headless"):
+        with pytest.raises(InputError, match=r"pip install 'realign\[vision\]'"):
             seen(message)
 
 
