@@ -315,13 +315,19 @@ def policy_train(
 
 
 def policy_export(
-    policy: Path, *, out: Path, overwrite: bool = False, json: Path | None = None
+    policy: Path,
+    *,
+    out: Path,
+    embodiment: str | None = None,
+    overwrite: bool = False,
+    json: Path | None = None,
 ) -> int:
     """Export the weights of a trained policy to ONNX again, and compare the two.
 
     Args:
         policy: checkpoint directory with model.safetensors.
         out: checkpoint directory to create.
+        embodiment: robot that the networks of a vla are exported for; default: as they are.
         overwrite: replace an existing checkpoint.
         json: also write the comparison to this file, which must not exist.
 
@@ -331,9 +337,19 @@ def policy_export(
     Raises:
         InputError: the checkpoint is damaged or has no weights, or ``out`` exists.
     """
+    from policies.checkpoint_files import read_config
     from policies.diffusion.commands import export_command
+    from policies.vla import commands as vla
+    from policies.vla.checkpoint import is_vla
 
     _new_file(json)
+    if is_vla(read_config(policy)[0]):
+        exported = vla.export_command(policy, out, embodiment, overwrite=overwrite)
+        return _finish(exported, json)
+    if embodiment is not None:
+        raise InputError(
+            f"--embodiment: expected a policy of kind vla, got {policy}, which is for one robot"
+        )
     return _finish(export_command(policy, out, overwrite=overwrite), json)
 
 
