@@ -48,6 +48,18 @@ SPEC = EnvironmentSpec(
 )
 
 
+def nearest_thing(places_m: Float, hand_m: Float) -> int | None:
+    """Index of the thing whose top the finger tips touch, or None.
+
+    Args:
+        places_m: centres of the things, (4, 3), m.
+        hand_m: finger tips, (3,), m.
+    """
+    away = np.linalg.norm(places_m + _TOP_M - hand_m, axis=1)
+    nearest = int(np.argmin(away))
+    return nearest if away[nearest] < TOLERANCE_M else None
+
+
 class LanguageTouch:
     """The environment: state is the joint positions, action the commanded ones, rad.
 
@@ -127,10 +139,8 @@ class LanguageTouch:
         limited = np.clip(action, _ROBOT.lower_rad, _ROBOT.upper_rad)
         for command in self._upsampler.commands(limited):
             self._stepper.step(command)
-        away = np.linalg.norm(self.places_m + _TOP_M - self.hand_m, axis=1)
-        nearest = int(np.argmin(away))
-        if self.touched is None and away[nearest] < TOLERANCE_M:
-            self.touched = nearest
+        if self.touched is None:
+            self.touched = nearest_thing(self.places_m, self.hand_m)
         return Outcome(
             seen=self._seen(),
             success=self.touched == self.target,

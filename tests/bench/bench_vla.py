@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +25,18 @@ import numpy as np
 from policies.diffusion.interface import blank_window
 from policies.evaluation.loop import ExecutionConfig, run_batch, run_seeds
 from policies.evaluation.metrics import percentiles, wilson
+from policies.robots import PANDA
 from policies.vla.checkpoint import build_vla, read_vla
 from policies.vla.model import VlaModel
+from sim2real.bags.reader import read_bag
 from sim2real.replay.cli import table_text
 from sim2real.results import write_json
-from sim2real.tasks.language_phrases import Phrasing
-from sim2real.tasks.language_touch import PREFIX, LanguageTouch
-from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, USUAL_VIEWS, Views
+from sim2real.run import run
+from sim2real.run_config import RunConfig
+from sim2real.sim.kinematics import Kinematics
+from sim2real.tasks.language_phrases import Phrasing, draw_phrase
+from sim2real.tasks.language_touch import PREFIX, LanguageTouch, nearest_thing
+from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, USUAL_VIEWS, Views, draw_places
 
 _NOTHING = "nothing"
 _TIMED = 100
@@ -47,6 +53,7 @@ def main() -> int:
         "held-out": lambda a: obedience(a, "held-out"),
         "few": few_shot,
         "time": times,
+        "graph": graph,
     }
     results: dict[str, Any] = {}
     for name in args.parts:
@@ -60,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--models", type=Path, help="folder of train_vla.py")
-    add("--parts", nargs="+", default=["swap", "held-out", "few", "time"])
+    add("--parts", nargs="+", default=["swap", "held-out", "few", "time", "graph"])
     add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
     add("--batch", type=int, default=25, help="runs that go side by side")
     add("--steps", type=int, help="evaluations of the network for a chunk")
@@ -110,18 +117,61 @@ def _share(successes: int, runs: int) -> str:
 
 def obedience(args: argparse.Namespace, phrasing: Phrasing) -> dict[str, Any]:
     """What is touched by what is said, in the same scenes."""
-    model, rows, out = _load(args, "policy"), [], {}
+    model = _load(args, "policy")
+    return _table(
+        f"{phrasing} phrases", args, lambda said: _touched(args, model, said, phrasing=phrasing)
+    )
+
+
+def graph(args: argparse.Namespace) -> dict[str, Any]:
+    """The same through the ROS graph in lockstep: driver with cameras, guard, policy node, bag."""
+    return _table("in the ROS graph", args, lambda said: _touched_in_graph(args, said))
+
+
+def _table(
+    what: str, args: argparse.Namespace, touched: Callable[[str], Counter[str]]
+) -> dict[str, Any]:
+    """Print what is touched by what is said."""
+    rows, out = [], {}
     for said in NAMES:
-        found = _touched(args, model, said, phrasing=phrasing)
+        found = touched(said)
         counts = [found[name] for name in (*NAMES, _NOTHING)]
         rows.append((said, *map(str, counts), _share(found[said], args.scenes)))
         out[said] = {**found, "ci95": list(wilson(found[said], args.scenes))}
-        print(f"{phrasing}, {said}: {dict(found)}", flush=True)
+        print(f"{what}, {said}: {dict(found)}", flush=True)
     total = sum(out[name].get(name, 0) for name in NAMES)
     rows.append(("all", *[""] * 5, _share(total, 4 * args.scenes)))
-    print(f"\nwhat was touched, by what was said ({phrasing} phrases), {args.scenes} scenes:")
+    print(f"\nwhat was touched, by what was said ({what}), {args.scenes} scenes:")
     print(table_text(("told to touch", *NAMES, _NOTHING, "success"), rows))
     return out
+
+
+def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
+    found, kinematics = Counter[str](), Kinematics(PANDA)
+    for seed in run_seeds(0, args.scenes):
+        with tempfile.TemporaryDirectory(prefix="bench_vla_") as folder:
+            bag = Path(folder) / "bag"
+            config = RunConfig(
+                robot=PANDA.name,
+                policy=args.models / "policy",
+                instruction=draw_phrase(said, "train", seed),
+                action_horizon=args.action_horizon,
+                lockstep=True,
+                duration_s=6.0,
+                seed=seed,
+                record=bag,
+            )
+            run(config, progress=False)
+            states = read_bag(bag).columns("/joint_states", PANDA.joint_names)
+        places_m = draw_places(np.random.default_rng(seed))
+        touched = _NOTHING
+        for pose in states.arrays["position"]:
+            thing = nearest_thing(places_m, kinematics.end_effector(pose)[0])
+            if thing is not None:
+                touched = NAMES[thing]
+                break
+        found[touched] += 1
+    return found
 
 
 def few_shot(args: argparse.Namespace) -> dict[str, Any]:
