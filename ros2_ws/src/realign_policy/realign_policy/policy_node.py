@@ -67,7 +67,7 @@ class PolicyNode(LifecycleNode):
 
     def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
         """Load and check the checkpoint; on any doubt stay unconfigured."""
-        if self.count_publishers("action_chunk") > 0:
+        if self.count_publishers(self.resolve_topic_name("action_chunk")) > 0:
             self.get_logger().error("another policy publishes action_chunk already; stop it first")
             return TransitionCallbackReturn.FAILURE
         try:
