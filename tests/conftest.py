@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
+# Their tests run in real time, with several processes each: one at a time.
+BUSY_FOLDERS = ("contract", "faults", "sim_in_the_loop")
 FASTDDS_PROFILE = REPO / "ros2_ws/src/realign_bringup/realign_bringup/fastdds.xml"
 
 
@@ -31,7 +33,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs ROS where there is none."""
+    """Skip what needs ROS where there is none; keep what starts robots and graphs in one worker."""
+    for item in items:
+        busy = item.path.parent.name in BUSY_FOLDERS
+        item.add_marker(pytest.mark.xdist_group("graphs" if busy else item.path.stem))
     if importlib.util.find_spec("rclpy") is not None:
         return
     skip = pytest.mark.skip(reason="needs ROS 2 (rclpy): pip install 'realign[ros]', or source one")
