@@ -18,20 +18,21 @@ from typing import Any, Literal
 from policies.actor.config import ActorConfig, dump_config, parse_config, read_json
 from policies.actor.onnx_actor import OnnxActor
 from policies.checkpoint_files import CONFIG_FILE as CONFIG_FILE
-from policies.checkpoint_files import check_writable as check_writable
 from policies.checkpoint_files import (
+    WEIGHTS_FILE,
     config_text,
     digests,
+    parse_weights,
     read_config,
     read_networks,
     write_files,
 )
+from policies.checkpoint_files import check_writable as check_writable
 from policies.diffusion import config as chunk_config
 from policies.diffusion.backend import (
     CODES_FILE,
     DENOISER_FILE,
     ENCODER_FILE,
-    WEIGHTS_FILE,
     Backend,
     OnnxBackend,
     TorchBackend,
@@ -43,6 +44,7 @@ from policies.diffusion.config import ModelConfig, make_sampler
 from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import Policy, RobotSpec
+from policies.processors import Float32
 from policies.robots import get_robot
 from policies.serving import descriptor as remote
 from policies.vla.checkpoint import describe as describe_vla
@@ -87,6 +89,11 @@ class ChunkCheckpoint:
     sha256: str
     files: dict[str, str]
 
+    @property
+    def what(self) -> str:
+        """How error texts name it."""
+        return f"checkpoint {self.config.spec.name!r}"
+
     def codes(self) -> ResidualCodes | None:
         """Codebooks of a ``vqbet`` model, None of others.
 
@@ -97,30 +104,15 @@ class ChunkCheckpoint:
             return None
         spec = self.config.spec
         shape = (spec.prediction_horizon, len(spec.action_names))
-        what = f"checkpoint {spec.name!r}, {CODES_FILE}"
-        return load_codes(self.content[CODES_FILE], shape, what)
+        return load_codes(self.content[CODES_FILE], shape, f"{self.what}, {CODES_FILE}")
 
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Float32]:
         """Name -> array of the network's weights.
 
         Raises:
             InputError: the checkpoint was saved without them, or the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        if WEIGHTS_FILE not in self.content:
-            raise InputError(
-                f"checkpoint {self.config.spec.name!r}: expected a file {WEIGHTS_FILE}, but it was "
-                "saved without one; train it again"
-            )
-        try:
-            return load(self.content[WEIGHTS_FILE])
-        except SafetensorError as error:
-            raise InputError(
-                f"checkpoint {self.config.spec.name!r}: expected safetensors in {WEIGHTS_FILE}, "
-                "got something else; copy the checkpoint again"
-            ) from error
+        return parse_weights(self.content, self.what)
 
 
 def is_chunk_model(data: Mapping[str, Any]) -> bool:
@@ -190,7 +182,7 @@ def load_chunk_model(
 def _build_chunk_model(
     checkpoint: ChunkCheckpoint, choice: Mapping[str, Any], backend: str = "onnx"
 ) -> GenerativeModel:
-    config, what = checkpoint.config, f"checkpoint {checkpoint.config.spec.name!r}"
+    config, what = checkpoint.config, checkpoint.what
     chosen = make_sampler(config.kind, base=config.sampler, **choice)
     content = checkpoint.content
     networks: Backend

@@ -15,8 +15,9 @@ from typing import Any
 
 from policies.actor.config import Reader, read_json
 from policies.errors import InputError
+from policies.processors import Float32
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _MAX_CONFIG_BYTES = 4_000_000
 _MAX_MODEL_BYTES = 2_000_000_000
 
@@ -94,6 +95,32 @@ def digests(raw: bytes, content: Mapping[str, bytes]) -> tuple[dict[str, str], s
     digests = {CONFIG_FILE: _sha256(raw), **{name: _sha256(x) for name, x in content.items()}}
     whole = _sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode())
     return digests, whole
+
+
+def parse_weights(content: Mapping[str, bytes], what: str) -> dict[str, Float32]:
+    """Name -> array of a network's weights.
+
+    Args:
+        content: file name -> content of a checkpoint.
+        what: the checkpoint in error texts.
+
+    Raises:
+        InputError: it was saved without them, or the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if WEIGHTS_FILE not in content:
+        raise InputError(
+            f"{what}: expected a file {WEIGHTS_FILE}, but it was saved without one; train it again"
+        )
+    try:
+        return load(content[WEIGHTS_FILE])
+    except SafetensorError as error:
+        raise InputError(
+            f"{what}: expected safetensors in {WEIGHTS_FILE}, got something else; copy the "
+            "checkpoint again"
+        ) from error
 
 
 def config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:

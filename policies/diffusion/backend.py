@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.actor.onnx_model import open_session, parse_onnx
+from policies.checkpoint_files import WEIGHTS_FILE
 from policies.diffusion.config import ModelConfig
 from policies.errors import InputError
 from policies.processors import Float32
 
 ENCODER_FILE, DENOISER_FILE, CODES_FILE = "encoder.onnx", "denoiser.onnx", "codes.safetensors"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def chunk_files(kind: str) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def export_command(policy: Path, out: Path, *, overwrite: bool) -> dict[str, Any
     checkpoint = read_chunk_checkpoint(policy)
     config = checkpoint.config
     codes = checkpoint.codes()
-    backend = TorchBackend(config, checkpoint.weights(), f"checkpoint {config.spec.name!r}")
+    backend = TorchBackend(config, checkpoint.weights(), checkpoint.what)
     return {
         "name": config.spec.name,
         "parity": _export(config, backend.network, codes, out, overwrite=overwrite),

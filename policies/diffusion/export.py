@@ -13,11 +13,11 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from policies.checkpoint_files import WEIGHTS_FILE
 from policies.diffusion.backend import (
     CODES_FILE,
     DENOISER_FILE,
     ENCODER_FILE,
-    WEIGHTS_FILE,
     Backend,
     OnnxBackend,
     TorchBackend,

@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.diffusion.backend import WEIGHTS_FILE, OnnxBackend
+from policies.checkpoint_files import WEIGHTS_FILE
+from policies.diffusion.backend import OnnxBackend
 from policies.errors import InputError
 from policies.processors import Float32
 from policies.vla.config import VlaConfig

@@ -15,13 +15,15 @@ from typing import Any, Literal
 from policies.actor.config import read_json
 from policies.checkpoint_files import (
     CONFIG_FILE,
+    WEIGHTS_FILE,
     config_text,
     digests,
+    parse_weights,
     read_config,
     read_networks,
     write_files,
 )
-from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE, WEIGHTS_FILE
+from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
 from policies.diffusion.config import SAMPLERS, make_sampler
 from policies.errors import InputError
 from policies.interface import RobotSpec
@@ -67,21 +69,7 @@ class VlaCheckpoint:
         Raises:
             InputError: the checkpoint was saved without them, or the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        if WEIGHTS_FILE not in self.content:
-            raise InputError(
-                f"{self.what}: expected a file {WEIGHTS_FILE}, but it was saved without one; "
-                "train it again"
-            )
-        try:
-            return load(self.content[WEIGHTS_FILE])
-        except SafetensorError as error:
-            raise InputError(
-                f"{self.what}: expected safetensors in {WEIGHTS_FILE}, got something else; copy "
-                "the checkpoint again"
-            ) from error
+        return parse_weights(self.content, self.what)
 
     def instructions(self, encoder: Encode | None = None) -> Instructions:
         """The instructions that it knows.

@@ -7,7 +7,8 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE, WEIGHTS_FILE
+from policies.checkpoint_files import WEIGHTS_FILE
+from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
 from policies.diffusion.export import Parity, median_s, to_onnx
 from policies.processors import Float32
 from policies.vla.backend import VlaOnnxBackend, VlaTorchBackend

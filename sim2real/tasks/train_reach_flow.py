@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from policies.checkpoint import check_writable, save_chunk_model
-from policies.diffusion.backend import WEIGHTS_FILE
+from policies.checkpoint_files import WEIGHTS_FILE
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.config import NetworkConfig, make_sampler
 from policies.diffusion.interface import ChunkSpec
