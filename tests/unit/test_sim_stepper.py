@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from policies.errors import InputError
-from policies.robots import G1, PANDA, get_robot
+from policies.robots import G1, PANDA, ROBOTS, get_robot
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.gaps import Gap, make_gap
 from sim2real.sim.model import build_model
@@ -149,3 +149,9 @@ def test_stopped_arm_brakes_and_stopped_humanoid_falls():
     assert np.abs(arm.read().qpos_rad - pose).max() < 1e-3
     assert not arm.fell
     assert humanoid.fell
+
+
+@pytest.mark.parametrize("robot", ROBOTS.values(), ids=ROBOTS)
+def test_every_robot_steps_at_the_rates_of_its_driver(robot):
+    for rate in (robot.control_rate_hz, robot.state_rate_hz):
+        assert decimation(robot, rate) * robot.physics_dt_s == pytest.approx(1.0 / rate)
