@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from policies.diffusion.codes import ResidualCodes
     from policies.diffusion.config import ModelConfig
     from policies.diffusion.networks import ChunkNetwork
-    from policies.diffusion.trainer import Log, TrainConfig
+    from policies.diffusion.trainer import TrainConfig
+    from policies.diffusion.training_loop import Log
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,10 +24,7 @@ _BETAS = (0.95, 0.999)
 _GRADIENT_NORM = 1.0
 
 
-Network = TypeVar("Network", bound=nn.Module)
-
-
-class Progress(Generic[Network]):
+class Progress:
     """A network on its way.
 
     Args:
@@ -36,7 +33,7 @@ class Progress(Generic[Network]):
         data: hash of the training data.
     """
 
-    def __init__(self, network: Network, config: TrainConfig, data: str) -> None:
+    def __init__(self, network: nn.Module, config: TrainConfig, data: str) -> None:
         self.network = network
         self.step = 0
         self._what: dict[str, Any] = json.loads(

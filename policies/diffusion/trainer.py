@@ -1,14 +1,13 @@
-"""Training of generative policies: one loop for every kind, that can be interrupted and resumed."""
+"""Training of generative policies, of every kind."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.codes import ResidualCodes, fit_codes
@@ -18,14 +17,10 @@ from policies.diffusion.networks import ChunkNetwork, make_network
 from policies.diffusion.normaliser import Normalisation
 from policies.diffusion.objectives import code_objective, objective
 from policies.diffusion.process import PREDICTIONS, Prediction, make_process
-from policies.diffusion.progress import Progress
+from policies.diffusion.training_loop import Log, rate_share, train_network
 from policies.diffusion.windows import Windows
 from policies.errors import InputError
 from policies.processors import Float32
-
-_WARMUP = 0.02
-
-Log = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,18 +165,32 @@ def train_windows(
     codes = None
     if config.kind == "vqbet":
         codes = fit_codes(windows.plans(), np.random.default_rng([config.seed, 1, 0]))
-    device = training_device(config.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        progress = Progress(network.to(device), config, windows.sha256)
-        if resume:
-            progress.restore(_needed(state_dir))
-        loss = _run(progress, windows, config, codes, state_dir, log)
-    finally:
-        torch.set_num_threads(threads)
-    network.load_state_dict(progress.averaged)
-    return Trained(config=model, network=network.cpu().eval(), loss=loss, codes=codes)
+    process = make_process(
+        config.kind,
+        diffusion_steps=config.diffusion_steps,
+        prediction=_prediction(config),
+        prediction_horizon=config.prediction_horizon,
+        action_horizon=config.action_horizon,
+    )
+
+    def error(step: int, rng: np.random.Generator) -> tuple[Tensor, float]:
+        batch = windows.batch(rng.integers(len(windows), size=config.batch))
+        share = rate_share(step, config.steps)
+        if codes is not None:
+            return code_objective(network, codes, batch, rng), share
+        return objective(network, process, batch, rng), share
+
+    loss = train_network(
+        network,
+        config,
+        windows.sha256,
+        error,
+        title=config.kind,
+        state_dir=state_dir,
+        resume=resume,
+        log=log,
+    )
+    return Trained(config=model, network=network, loss=loss, codes=codes)
 
 
 def _prediction(config: TrainConfig) -> Prediction | None:
@@ -194,25 +203,6 @@ def _prediction(config: TrainConfig) -> Prediction | None:
             f"{config.kind!r}, got {config.prediction!r}"
         )
     return config.prediction
-
-
-def _needed(state_dir: Path | None) -> Path:
-    if state_dir is None:
-        raise InputError("training: expected a folder to resume from, got none")
-    return state_dir
-
-
-def training_device(name: str) -> torch.device:
-    """Device of a name: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-
-    Raises:
-        InputError: a GPU is asked for and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected a GPU that torch can use, found none; use cpu")
-    return torch.device(name)
 
 
 def spec_of(demonstrations: Demonstrations, config: TrainConfig) -> ChunkSpec:
@@ -277,58 +267,3 @@ def model_config(
             "torch": torch.__version__,
         },
     )
-
-
-def _run(
-    progress: Progress[ChunkNetwork],
-    windows: Windows,
-    config: TrainConfig,
-    codes: ResidualCodes | None,
-    state_dir: Path | None,
-    log: Log | None,
-) -> float:
-    """The optimiser steps that are left; returns the mean loss over the last tenth."""
-    from tqdm import trange
-
-    process = make_process(
-        config.kind,
-        diffusion_steps=config.diffusion_steps,
-        prediction=_prediction(config),
-        prediction_horizon=config.prediction_horizon,
-        action_horizon=config.action_horizon,
-    )
-    bar = trange(
-        progress.step,
-        config.steps,
-        initial=progress.step,
-        total=config.steps,
-        disable=None,
-        desc=f"training {config.kind}",
-        leave=False,
-    )
-    try:
-        for step in bar:
-            # A generator for each step: what is drawn does not depend on where training resumed.
-            rng = np.random.default_rng([config.seed, step])
-            batch = windows.batch(rng.integers(len(windows), size=config.batch))
-            rate = config.learning_rate * rate_share(step, config.steps)
-            if codes is not None:
-                error = code_objective(progress.network, codes, batch, rng)
-            else:
-                error = objective(progress.network, process, batch, rng)
-            loss = progress.update(error, rate)
-            if log is not None and step % 100 == 0:
-                log(step, {"loss": float(loss), "learning_rate": rate})
-            if state_dir is not None and progress.step % config.save_every == 0:
-                progress.save(state_dir)
-    except KeyboardInterrupt:
-        if state_dir is not None:
-            progress.save(state_dir)
-        raise
-    return progress.recent_loss(config.steps)
-
-
-def rate_share(step: int, steps: int) -> float:
-    """Learning rate at a step as a share of the largest: a short rise, then half a cosine."""
-    warm = max(round(_WARMUP * steps), 1)
-    return min((step + 1) / warm, 1.0) * 0.5 * (1.0 + math.cos(math.pi * step / steps))

@@ -8,20 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.config import ModelConfig, NetworkConfig, RobotBinding
 from policies.diffusion.interface import ChunkSpec
 from policies.diffusion.process import make_process
-from policies.diffusion.progress import Progress
-from policies.diffusion.trainer import (
-    Log,
-    TrainConfig,
-    model_config,
-    rate_share,
-    spec_of,
-    training_device,
-)
+from policies.diffusion.trainer import TrainConfig, model_config, spec_of
+from policies.diffusion.training_loop import Log, Loss, rate_share, train_network
 from policies.errors import InputError
 from policies.processors import Float32
 from policies.vla.config import TrunkConfig, VlaConfig, check_embodiment
@@ -143,20 +137,17 @@ def train_vla(
         network.set_usual(instructions.rows(list(instructions.known)))
     if initial and config.glance_steps is None:
         config = replace(config, glance_steps=0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        data = "+".join(source.windows.sha256 for source in sources)
-        progress = Progress(network.to(training_device(config.device)), config, data)
-        if resume and state_dir is not None:
-            progress.restore(state_dir)
-        loss = _run(progress, sources, config, instructions, state_dir, log)
-    finally:
-        torch.set_num_threads(threads)
-    network.load_state_dict(progress.averaged)
-    return TrainedVla(
-        config=described, network=network.cpu().eval(), instructions=instructions, loss=loss
+    loss = train_network(
+        network,
+        config,
+        "+".join(source.windows.sha256 for source in sources),
+        _loss(network, sources, config, instructions),
+        title="vla",
+        state_dir=state_dir,
+        resume=resume,
+        log=log,
     )
+    return TrainedVla(config=described, network=network, instructions=instructions, loss=loss)
 
 
 def _sources(
@@ -262,17 +253,10 @@ def adopt(network: VlaNetwork, initial: Initial) -> None:
         )
 
 
-def _run(
-    progress: Progress[VlaNetwork],
-    sources: list[Source],
-    config: VlaTrainConfig,
-    instructions: Instructions,
-    state_dir: Path | None,
-    log: Log | None,
-) -> float:
-    """The optimiser steps that are left; returns the mean loss over the last tenth."""
-    from tqdm import trange
-
+def _loss(
+    network: VlaNetwork, sources: list[Source], config: VlaTrainConfig, instructions: Instructions
+) -> Loss:
+    """What is minimised: first the error of the glance alone, then that of plans."""
     flow = make_process(
         "flow",
         diffusion_steps=config.diffusion_steps,
@@ -284,36 +268,13 @@ def _run(
     table = instructions.rows(list(instructions.known))
     sizes = np.array([len(source.windows) for source in sources], dtype=np.float64)
     glance = config.steps // 2 if config.glance_steps is None else config.glance_steps
-    bar = trange(
-        *(progress.step, config.steps),
-        initial=progress.step,
-        total=config.steps,
-        disable=None,
-        desc="training vla",
-        leave=False,
-    )
-    try:
-        for step in bar:
-            # A generator for each step: what is drawn does not depend on where training resumed.
-            rng = np.random.default_rng([config.seed, step])
-            source = sources[int(rng.choice(len(sources), p=sizes / sizes.sum()))]
-            if step < glance:
-                error = glance_error(
-                    progress.network, source, table, config.batch, config.draws, rng
-                )
-                rate = config.learning_rate * rate_share(step, glance)
-            else:
-                error = plan_error(
-                    progress.network, source, table, process, config.batch, config.draws, rng
-                )
-                rate = config.learning_rate * rate_share(step - glance, config.steps - glance)
-            loss = progress.update(error, rate)
-            if log is not None and step % 100 == 0:
-                log(step, {"loss": float(loss), "learning_rate": rate})
-            if state_dir is not None and progress.step % config.save_every == 0:
-                progress.save(state_dir)
-    except KeyboardInterrupt:
-        if state_dir is not None:
-            progress.save(state_dir)
-        raise
-    return progress.recent_loss(config.steps)
+
+    def error(step: int, rng: np.random.Generator) -> tuple[Tensor, float]:
+        source = sources[int(rng.choice(len(sources), p=sizes / sizes.sum()))]
+        if step < glance:
+            value = glance_error(network, source, table, config.batch, config.draws, rng)
+            return value, rate_share(step, glance)
+        value = plan_error(network, source, table, process, config.batch, config.draws, rng)
+        return value, rate_share(step - glance, config.steps - glance)
+
+    return error
