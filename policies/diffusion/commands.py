@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.checkpoint import check_writable, read_chunk_checkpoint, save_chunk_model
-from policies.datasets.demonstrations import load_demonstrations
+from policies.datasets.demonstrations import Demonstrations, load_demonstrations
 from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
 from policies.diffusion.chunk_policy import bind_robot
 from policies.errors import InputError
@@ -19,7 +20,8 @@ from policies.robots import get_robot
 
 if TYPE_CHECKING:
     from policies.diffusion.codes import ResidualCodes
-    from policies.diffusion.config import ModelConfig
+    from policies.diffusion.config import ModelConfig, RobotBinding
+    from policies.diffusion.export import Parity
     from policies.diffusion.networks import ChunkNetwork
     from policies.diffusion.trainer import TrainConfig
     from policies.diffusion.training_loop import Log
@@ -64,19 +66,8 @@ def train_command(
     from policies.diffusion.networks import count_parameters
     from policies.diffusion.trainer import train_model
 
-    check_writable(out, overwrite=options.overwrite)
-    state_dir = out.with_name(f"{out.name}.training")
-    if state_dir.exists() and not options.resume:
-        raise InputError(
-            f"{state_dir}: expected no interrupted training, but there is one; add --resume to go "
-            "on with it, or remove it"
-        )
+    state_dir = training_state(out, options)
     demonstrations = load_demonstrations(dataset)
-    robot = get_robot(options.robot) if options.robot else None
-    binding = None
-    if robot is not None:
-        first = np.mean([rows[0] for rows in demonstrations.state], axis=0)
-        binding = bind_robot(demonstrations.state_names, demonstrations.action_names, first, robot)
     initial = None
     if options.init is not None:
         checkpoint = read_chunk_checkpoint(options.init)
@@ -85,7 +76,7 @@ def train_command(
     trained = train_model(
         demonstrations,
         config,
-        robot=binding,
+        robot=binding_of(demonstrations, options.robot),
         initial=initial,
         state_dir=state_dir,
         resume=options.resume,
@@ -147,11 +138,73 @@ def _export(
     *,
     overwrite: bool,
 ) -> dict[str, Any]:
-    from policies.diffusion.export import TOLERANCE, compare, export_onnx
+    from policies.diffusion.export import compare, export_onnx
 
     files = export_onnx(config, network, codes)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    parity = compare(config, files, weights)
+    return save_if_equal(
+        out,
+        config.spec.name,
+        files,
+        compare(config, files, weights),
+        lambda: save_chunk_model(out, config, files, overwrite=overwrite),
+    )
+
+
+def training_state(out: Path, options: TrainOptions) -> Path:
+    """Folder in which the training of a checkpoint keeps what it needs to be resumed.
+
+    Args:
+        out: checkpoint directory to create.
+        options: of the command.
+
+    Raises:
+        InputError: ``out`` exists, or there is an interrupted training that shall not go on.
+    """
+    check_writable(out, overwrite=options.overwrite)
+    state_dir = out.with_name(f"{out.name}.training")
+    if state_dir.exists() and not options.resume:
+        raise InputError(
+            f"{state_dir}: expected no interrupted training, but there is one; add --resume to go "
+            "on with it, or remove it"
+        )
+    return state_dir
+
+
+def binding_of(demonstrations: Demonstrations, robot_name: str | None) -> RobotBinding | None:
+    """Robot that demonstrations are of, with the pose in which they start.
+
+    Args:
+        demonstrations: checked.
+        robot_name: robot whose joints they speak of, or None.
+
+    Raises:
+        InputError: there is no such robot, or it does not know one of the names.
+    """
+    if robot_name is None:
+        return None
+    first = np.mean([rows[0] for rows in demonstrations.state], axis=0)
+    names = demonstrations.state_names, demonstrations.action_names
+    return bind_robot(*names, first, get_robot(robot_name))
+
+
+def save_if_equal(
+    out: Path, name: str, files: Mapping[str, bytes], parity: Parity, save: Callable[[], None]
+) -> dict[str, Any]:
+    """Save an export unless it differs too much from torch, and say so.
+
+    Args:
+        out: checkpoint directory that ``save`` creates.
+        name: of the policy.
+        files: file name -> content of the export.
+        parity: its comparison with torch.
+        save: writes the checkpoint.
+
+    Returns:
+        JSON-ready comparison.
+    """
+    from policies.diffusion.export import TOLERANCE
+
     passed = parity.max_difference <= TOLERANCE
     size = len(files[ENCODER_FILE]) + len(files[DENOISER_FILE])
     print(
@@ -159,8 +212,8 @@ def _export(
         f"{TOLERANCE:g}), {parity.speed_ratio:.1f} times as fast, {size / 1e6:.1f} MB"
     )
     if passed:
-        save_chunk_model(out, config, files, overwrite=overwrite)
-        print(f"{out}: policy {config.spec.name}")
+        save()
+        print(f"{out}: policy {name}")
     else:
         print(f"{out}: not written, the export differs too much")
     return {

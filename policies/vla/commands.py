@@ -8,16 +8,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from policies.checkpoint_files import check_writable
-from policies.datasets.demonstrations import Demonstrations, load_demonstrations
-from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
-from policies.diffusion.chunk_policy import bind_robot
-from policies.diffusion.commands import TrainOptions, open_log
-from policies.diffusion.config import RobotBinding
+from policies.datasets.demonstrations import load_demonstrations
+from policies.diffusion.commands import (
+    TrainOptions,
+    binding_of,
+    open_log,
+    save_if_equal,
+    training_state,
+)
 from policies.errors import InputError
-from policies.robots import get_robot
 from policies.vla.backend import VlaTorchBackend
 from policies.vla.checkpoint import read_vla, save_vla
 
@@ -57,15 +57,10 @@ def train_command(
     from policies.diffusion.networks import count_parameters
     from policies.vla.trainer import train_vla
 
-    check_writable(out, overwrite=options.overwrite)
-    state_dir = out.with_name(f"{out.name}.training")
-    if state_dir.exists() and not options.resume:
-        raise InputError(
-            f"{state_dir}: expected no interrupted training, but there is one; add --resume to go "
-            "on with it, or remove it"
-        )
+    state_dir = training_state(out, options)
     demonstrations = load_demonstrations(dataset)
-    name, binding = _embodiment(demonstrations, options.robot)
+    binding = binding_of(demonstrations, options.robot)
+    name = DEFAULT_EMBODIMENT if binding is None else binding.name
     start = time.monotonic()
     trained = train_vla(
         {name: demonstrations},
@@ -94,17 +89,6 @@ def train_command(
     result["parity"] = save_trained(trained, out, overwrite=options.overwrite)
     shutil.rmtree(state_dir, ignore_errors=True)
     return result
-
-
-def _embodiment(
-    demonstrations: Demonstrations, robot_name: str | None
-) -> tuple[str, RobotBinding | None]:
-    if robot_name is None:
-        return DEFAULT_EMBODIMENT, None
-    robot = get_robot(robot_name)
-    first = np.mean([rows[0] for rows in demonstrations.state], axis=0)
-    binding = bind_robot(demonstrations.state_names, demonstrations.action_names, first, robot)
-    return robot.name, binding
 
 
 def load_initial(path: Path) -> Initial:
@@ -172,28 +156,15 @@ def save_trained(trained: TrainedVla, out: Path, *, overwrite: bool) -> dict[str
     Returns:
         JSON-ready comparison.
     """
-    from policies.diffusion.export import TOLERANCE
     from policies.vla.export import compare, export_onnx
 
-    files = export_onnx(trained.config, trained.network, trained.instructions)
+    config = trained.config
+    files = export_onnx(config, trained.network, trained.instructions)
     weights = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
-    parity = compare(trained.config, files, weights)
-    passed = parity.max_difference <= TOLERANCE
-    size = len(files[ENCODER_FILE]) + len(files[DENOISER_FILE])
-    print(
-        f"export: differs from torch by at most {parity.max_difference:.1e} (allowed "
-        f"{TOLERANCE:g}), {parity.speed_ratio:.1f} times as fast, {size / 1e6:.1f} MB"
+    return save_if_equal(
+        out,
+        config.name,
+        files,
+        compare(config, files, weights),
+        lambda: save_vla(out, config, files, overwrite=overwrite),
     )
-    if passed:
-        save_vla(out, trained.config, files, overwrite=overwrite)
-        print(f"{out}: policy {trained.config.name}")
-    else:
-        print(f"{out}: not written, the export differs too much")
-    return {
-        "max_difference": parity.max_difference,
-        "tolerance": TOLERANCE,
-        "torch_s": parity.torch_s,
-        "onnx_s": parity.onnx_s,
-        "speed_ratio": parity.speed_ratio,
-        "passed": passed,
-    }
