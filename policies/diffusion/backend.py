@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from policies.checkpoint_files import WEIGHTS_FILE
 from policies.diffusion.config import ModelConfig
 from policies.errors import InputError
 from policies.processors import Float32
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ENCODER_FILE, DENOISER_FILE, CODES_FILE = "encoder.onnx", "denoiser.onnx", "codes.safetensors"
 
@@ -90,8 +94,42 @@ class OnnxBackend:
         return output, error
 
 
-class TorchBackend:
-    """torch, eager, on one CPU thread: what the export is compared with.
+class TorchNetwork:
+    """Part of a torch backend that is the same for all networks: weights, and the denoiser.
+
+    Args:
+        network: with initial weights.
+        weights: name -> array, as in ``model.safetensors``.
+        what: name of the checkpoint in error texts.
+
+    Raises:
+        InputError: the weights are not those of the network.
+    """
+
+    def __init__(self, network: nn.Module, weights: Mapping[str, Float32], what: str) -> None:
+        import torch
+
+        self._torch = torch
+        try:
+            network.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+        except RuntimeError as error:
+            raise InputError(
+                f"{what}, {WEIGHTS_FILE}: expected the weights of the network that config.json "
+                "describes, got others; copy the checkpoint again"
+            ) from error
+        self.network: Any = network.eval()
+
+    def denoise(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
+        """See :class:`Backend`."""
+        with self._torch.inference_mode():
+            output, error = self.network.denoise(
+                *(self._torch.from_numpy(x) for x in (noisy, time, condition))
+            )
+        return output.numpy(), error.numpy()
+
+
+class TorchBackend(TorchNetwork):
+    """torch, eager: what the export is compared with.
 
     Args:
         config: of the model.
@@ -102,21 +140,11 @@ class TorchBackend:
         InputError: the weights are not those of the network that ``config`` describes.
     """
 
-    def __init__(self, config: ModelConfig, weights: dict[str, Float32], what: str) -> None:
-        import torch
-
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Float32], what: str) -> None:
         from policies.diffusion.networks import make_network
 
-        self._torch = torch
         network = make_network(config.spec, config.network, kind=config.kind)
-        try:
-            network.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
-        except RuntimeError as error:
-            raise InputError(
-                f"{what}, {WEIGHTS_FILE}: expected the weights of a {config.network.type} as "
-                "config.json describes it, got others; copy the checkpoint again"
-            ) from error
-        self.network = network.eval()
+        super().__init__(network, weights, what)
 
     def encode(self, state: Float32, images: list[NDArray[np.uint8]]) -> Float32:
         """See :class:`Backend`."""
@@ -125,11 +153,3 @@ class TorchBackend:
             seen = [torch.from_numpy(image) for image in images]
             out: Float32 = self.network.encode(torch.from_numpy(state), seen).numpy()
         return out
-
-    def denoise(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
-        """See :class:`Backend`."""
-        with self._torch.inference_mode():
-            output, error = self.network.denoise(
-                *(self._torch.from_numpy(x) for x in (noisy, time, condition))
-            )
-        return output.numpy(), error.numpy()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.checkpoint_files import WEIGHTS_FILE
-from policies.diffusion.backend import OnnxBackend
-from policies.errors import InputError
+from policies.diffusion.backend import OnnxBackend, TorchNetwork
 from policies.processors import Float32
 from policies.vla.config import VlaConfig
 from policies.vla.text import TEXT_ROWS
@@ -60,7 +59,7 @@ class VlaOnnxBackend(OnnxBackend):
         return out
 
 
-class VlaTorchBackend:
+class VlaTorchBackend(TorchNetwork):
     """torch, eager: what the export is compared with.
 
     Args:
@@ -72,23 +71,14 @@ class VlaTorchBackend:
         InputError: the weights are not those of the network that ``config`` describes.
     """
 
-    def __init__(self, config: VlaConfig, weights: dict[str, Float32], what: str) -> None:
-        import torch
-
+    def __init__(self, config: VlaConfig, weights: Mapping[str, Float32], what: str) -> None:
         from policies.vla.network import BoundNetwork, VlaNetwork
 
-        self._torch = torch
-        self._text_size = config.trunk.text_size
         specs = {name: model.spec for name, model in config.embodiments.items()}
         network = VlaNetwork(config.trunk, specs)
-        try:
-            network.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
-        except RuntimeError as error:
-            raise InputError(
-                f"{what}, {WEIGHTS_FILE}: expected the weights of the network that config.json "
-                "describes, got others; copy the checkpoint again"
-            ) from error
+        super().__init__(network, weights, what)
         self.network = BoundNetwork(network, config.deployed).eval()
+        self._text_size = config.trunk.text_size
 
     def encode(
         self, state: Float32, images: list[NDArray[np.uint8]], text: Float32 | None = None
@@ -102,14 +92,6 @@ class VlaTorchBackend:
                 torch.from_numpy(state), seen, torch.from_numpy(text)
             ).numpy()
         return out
-
-    def denoise(self, noisy: Float32, time: Float32, condition: Float32) -> tuple[Float32, Float32]:
-        """See :class:`VlaBackend`."""
-        with self._torch.inference_mode():
-            output, error = self.network.denoise(
-                *(self._torch.from_numpy(x) for x in (noisy, time, condition))
-            )
-        return output.numpy(), error.numpy()
 
 
 def _no_words(batch: int, size: int) -> Float32:
