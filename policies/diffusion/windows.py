@@ -60,7 +60,14 @@ class Windows:
     ) -> None:
         demonstrations.check()
         state = np.concatenate(demonstrations.state)
-        action = np.concatenate(demonstrations.action)
+        lengths = np.array([len(rows) for rows in demonstrations.state])
+        first = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        last = np.repeat(np.cumsum(lengths) - 1, lengths)
+        frame = np.arange(len(state))[:, None]
+        past = frame + np.arange(1 - observation_horizon, 1)
+        self._past = np.maximum(past, first[:, None])
+        future = np.minimum(frame + np.arange(prediction_horizon), last[:, None])
+        action, self._future = self._targets(demonstrations, future)
         if normalisers is None:
             normalisers = (
                 fit_normaliser(state, normalisation),
@@ -76,14 +83,18 @@ class Windows:
         self._state = self.state_normaliser.normalise(state).astype(np.float32)
         self._action = self.action_normaliser.normalise(action).astype(np.float32)
         self._images = [np.concatenate(rows) for rows in demonstrations.images.values()]
-        lengths = np.array([len(rows) for rows in demonstrations.state])
-        first = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        last = np.repeat(np.cumsum(lengths) - 1, lengths)
-        frame = np.arange(len(state))[:, None]
-        past = frame + np.arange(1 - observation_horizon, 1)
-        self._past = np.maximum(past, first[:, None])
-        self._future = np.minimum(frame + np.arange(prediction_horizon), last[:, None])
-        self.sha256 = _digest([state, action, *self._images])
+        self.sha256 = _digest([state, np.concatenate(demonstrations.action), *self._images])
+
+    def _targets(
+        self, demonstrations: Demonstrations, future: NDArray[np.intp]
+    ) -> tuple[Float, NDArray[np.intp]]:
+        """What is learnt: actions (rows, A), and the rows of each frame's plan (frames, Tp).
+
+        Args:
+            demonstrations: checked.
+            future: frames of each frame's plan, (frames, Tp).
+        """
+        return np.concatenate(demonstrations.action), future
 
     @classmethod
     def of_plans(cls, state: Float, plans: Float, normalisation: Normalisation) -> Windows:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.datasets.demonstrations import Demonstrations
-from policies.diffusion.normaliser import Normalisation, Normaliser, fit_normaliser
-from policies.diffusion.windows import Batch, Windows
+from policies.diffusion.windows import Windows
 from policies.interface import Float
 
 _ANCHORS = {"position": "qpos"}
@@ -51,35 +50,10 @@ class AnchoredWindows(Windows):
         InputError: the demonstrations are not well-formed or finite.
     """
 
-    def __init__(
-        self,
-        demonstrations: Demonstrations,
-        *,
-        observation_horizon: int,
-        prediction_horizon: int,
-        normalisation: Normalisation,
-        normalisers: tuple[Normaliser, Normaliser] | None = None,
-    ) -> None:
-        super().__init__(
-            demonstrations,
-            observation_horizon=observation_horizon,
-            prediction_horizon=prediction_horizon,
-            normalisation=normalisation,
-            normalisers=normalisers,
-        )
+    def _targets(
+        self, demonstrations: Demonstrations, future: NDArray[np.intp]
+    ) -> tuple[Float, NDArray[np.intp]]:
         state, action = np.concatenate(demonstrations.state), np.concatenate(demonstrations.action)
         index = anchors(demonstrations.state_names, demonstrations.action_names)
-        plans = action[self._future] - anchor_values(state, index)[:, None]
-        if normalisers is None:
-            flat = plans.reshape(-1, action.shape[1])
-            self.action_normaliser = fit_normaliser(flat, normalisation)
-        self._plans = self.action_normaliser.normalise(plans).astype(np.float32)
-
-    def batch(self, index: NDArray[np.intp]) -> Batch:
-        """The windows of these frames."""
-        whole = super().batch(index)
-        return Batch(state=whole.state, action=self._plans[index], images=whole.images)
-
-    def plans(self) -> Float:
-        """Normalised plans of all frames, (frames, Tp, A)."""
-        return self._plans.astype(np.float64)
+        plans = action[future] - anchor_values(state, index)[:, None]
+        return plans.reshape(-1, action.shape[1]), np.arange(future.size).reshape(future.shape)
