@@ -133,6 +133,16 @@ class GenerativeModel:
                 f"{self.spec_error}: expected windows of {self._batch} runs, as said at reset, got "
                 f"{len(window.state)}; reset with another batch"
             )
+        return self._sample(others, window, executed, prefix)
+
+    def _sample(
+        self,
+        others: Sequence[tuple[float, Estimator]],
+        window: Window,
+        executed: int,
+        prefix: Prefix | None,
+    ) -> Float:
+        """:meth:`sample_with` for a window that has been checked."""
         if (self.guides or others) and isinstance(self.process, Regression):
             raise InputError(
                 f"{self.spec_error}: expected a model that denoises its plans, to steer or compose "

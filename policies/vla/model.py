@@ -10,7 +10,7 @@ import numpy as np
 from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import SamplerConfig
 from policies.diffusion.interface import Prefix, Window
-from policies.diffusion.model import GenerativeModel, check_window
+from policies.diffusion.model import GenerativeModel
 from policies.diffusion.samplers import Estimator
 from policies.errors import InputError
 from policies.interface import Float, Observation, RobotSpec
@@ -49,30 +49,23 @@ class VlaModel(GenerativeModel):
         self._networks, self._instructions = backend, instructions
         self._anchors = anchors(self.spec.state_names, self.spec.action_names)
 
-    def sample_with(
+    def _sample(
         self,
         others: Sequence[tuple[float, Estimator]],
         window: Window,
-        *,
-        executed: int = 0,
-        prefix: Prefix | None = None,
+        executed: int,
+        prefix: Prefix | None,
     ) -> Float:
-        """See :class:`policies.diffusion.model.GenerativeModel`; networks answer relative plans.
-
-        Raises:
-            InputError: window or prefix do not fit the model, or it is to be steered or composed.
-        """
+        """See :class:`policies.diffusion.model.GenerativeModel`; networks answer relative plans."""
         if others or self.guides:
             raise InputError(
                 f"{self.spec_error}: expected a model of absolute plans, to steer or compose it, "
                 "got one that reads instructions; say in words what it shall do"
             )
-        # Whether it fits is checked before anything is made of it.
-        check_window(self.spec_error, window, self)
         here = anchor_values(window.state[:, -1:], self._anchors)
         if prefix is not None and prefix.actions.shape[::2] == here.shape[::2]:
             prefix = replace(prefix, actions=prefix.actions - here)
-        return super().sample_with((), window, executed=executed, prefix=prefix) + here
+        return super()._sample((), window, executed, prefix) + here
 
     def condition(self, window: Window) -> Float32:
         """What the encoder makes of checked windows, (B, C).
