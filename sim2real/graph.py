@@ -17,10 +17,15 @@ import yaml
 from tqdm import tqdm
 
 from policies.errors import FaultError, InputError
+from policies.runtime.lifeline import Lifeline
 
 START_S = 60.0
 STANDSTILL_S = 30.0
 _STOP_TIMEOUT_S = 10.0
+# How long a process stays when its launcher has gone, s: the policy ends at once, the guard stops
+# the robot, whose driver carries that out before it ends; the recorder has seen it all.
+_ALONE_S = {"policy": 0.0, "driver": 1.0, "recorder": 3.0}
+_OTHERS_ALONE_S = 2.0
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Graph:
     folder: Path
     domain_id: int
     processes: list[Process] = field(default_factory=list)
+    lifeline: Lifeline = field(default_factory=Lifeline)
 
     def start(self, name: str, module: str, parameters: dict[str, Any]) -> Process:
         """Start the node ``python -m module`` with ROS parameters; output goes to a log file."""
@@ -50,15 +56,20 @@ class Graph:
     def start_program(
         self, name: str, module: str, arguments: list[str], *, piped: bool = False
     ) -> Process:
-        """Start ``python -m module arguments``; output goes to a log file, or stdout to a pipe."""
+        """Start ``python -m module arguments``; output goes to a log file, or stdout to a pipe.
+
+        The process ends by itself if this one does, however that happens.
+        """
         log = self.folder / f"{name}.log"
+        alone = [str(self.lifeline.fd), str(_ALONE_S.get(name, _OTHERS_ALONE_S))]
         with log.open("w") as sink:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", "policies.runtime.member", *alone, module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else sink,
                 stderr=sink,
                 text=True,
+                pass_fds=(self.lifeline.fd,),
                 env=ros_environment(self.domain_id),
                 start_new_session=True,  # Ctrl-C reaches us first: nodes stop in order
             )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from policies.interface import RobotSpec
+
 REPO = Path(__file__).resolve().parents[1]
-# Their tests run in real time, with several processes each: one at a time.
+# Their tests run in real time, with several processes each: one at a time, and first (`make test`),
+# so that no worker that has given way gets them.
 BUSY_FOLDERS = ("contract", "faults", "sim_in_the_loop")
 FASTDDS_PROFILE = REPO / "ros2_ws/src/realign_bringup/realign_bringup/fastdds.xml"
 
@@ -32,11 +39,34 @@ def pytest_configure() -> None:
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(FASTDDS_PROFILE)
 
 
+def is_busy(item: pytest.Item) -> bool:
+    """Whether a test starts robots and graphs."""
+    return item.path.parent.name in BUSY_FOLDERS
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the worker that runs the graphs go before the others."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not is_busy(item):
+        give_way()
+
+
+@functools.cache
+def give_way() -> None:
+    """From now on, this process and its children run when a graph leaves a core to them.
+
+    Niceness counts inside a session where the kernel groups processes by it, hence one of its own.
+    """
+    os.setsid()
+    os.nice(19)
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists():
+        autogroup.write_text("19")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs ROS where there is none; keep what starts robots and graphs in one worker."""
     for item in items:
-        busy = item.path.parent.name in BUSY_FOLDERS
-        item.add_marker(pytest.mark.xdist_group("graphs" if busy else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("graphs" if is_busy(item) else item.path.stem))
     if importlib.util.find_spec("rclpy") is not None:
         return
     skip = pytest.mark.skip(reason="needs ROS 2 (rclpy): pip install 'realign[ros]', or source one")
@@ -58,6 +88,46 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data folder (REALIGN_SHARED_DATA), none at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def hold_policy(tmp_path_factory) -> Callable[[RobotSpec], Path]:
+    """Makes a 50 Hz actor that holds a robot's default pose: a network whose answer is zero."""
+    made: dict[str, Path] = {}
+
+    def make(robot: RobotSpec) -> Path:
+        if robot.name not in made:
+            made[robot.name] = tmp_path_factory.mktemp("policies") / f"hold_{robot.name}"
+            _save_hold_policy(robot, made[robot.name])
+        return made[robot.name]
+
+    return make
+
+
+def _save_hold_policy(robot: RobotSpec, folder: Path) -> None:
+    from policies.actor.config import ActionConfig, ActorConfig
+    from policies.actor.mlp import mlp_onnx
+    from policies.checkpoint import save_checkpoint
+    from policies.processors import TermConfig
+
+    sizes, names = (2 * robot.n, 32, robot.n), robot.joint_names
+    weights = [np.zeros((b, a), np.float32) for a, b in pairwise(sizes)]
+    model = mlp_onnx(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
+    config = ActorConfig(
+        name="hold",
+        robot=robot.name,
+        robot_fingerprint=robot.fingerprint,
+        rate_hz=50.0,
+        action=ActionConfig(type="position_offset_from_default", joints=names, scale=0.25),
+        hold_pose_rad={},
+        observation=(
+            TermConfig(term="joint_pos", scale=1.0, joints=names),
+            TermConfig(term="joint_vel", scale=0.05, joints=names),
+        ),
+        duration_s=None,
+        start_pose_rad=dict(zip(names, robot.default_rad.tolist(), strict=True)),
+    )
+    save_checkpoint(folder, config, model)
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ class Reason(Enum):
     SECOND_COMMANDER = "second_commander"
     ESTOP = "estop"
     OPERATOR_LOST = "operator_lost"
+    LAUNCHER_LOST = "launcher_lost"
 
 
 @dataclass(frozen=True, kw_only=True)

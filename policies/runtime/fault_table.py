@@ -242,6 +242,16 @@ FAULT_TABLE = (
         in_graph=True,
     ),
     FaultRow(
+        name="launcher_killed",
+        fault="`realign run` itself ends (kill -9, a closed terminal)",
+        detection="a pipe that every process of the graph holds ends with it",
+        reaction="DAMP at once; then policy, driver, guard and recorder end by themselves, in this "
+        "order, within 4 s",
+        reasons=(Reason.LAUNCHER_LOST,),
+        in_graph=True,
+        limit_s=0.1,
+    ),
+    FaultRow(
         name="recorder_fault",
         fault="disk full, recorder killed",
         detection="free space before and while recording; errors of the file; exit code",

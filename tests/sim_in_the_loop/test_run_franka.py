@@ -7,17 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from policies.actor.config import ActionConfig, ActorConfig
-from policies.actor.mlp import mlp_onnx
-from policies.checkpoint import save_checkpoint
 from policies.errors import FaultError, InputError
-from policies.processors import TermConfig
 from policies.robots import PANDA
 from policies.robots.fr3 import FR3
 from sim2real import run as run_module
@@ -279,33 +274,9 @@ def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, tmp_pa
     assert silences == ["no commands from the guard"] * 2  # each is reported
 
 
-def hold_policy(folder):
-    """A 50 Hz actor for the FR3 that holds its default pose: a network whose answer is zero."""
-    sizes = (14, 32, FR3.n)
-    weights = [np.zeros((b, a), np.float32) for a, b in pairwise(sizes)]
-    model = mlp_onnx(weights, [np.zeros(n, np.float32) for n in sizes[1:]])
-    offset = "position_offset_from_default"
-    config = ActorConfig(
-        name="hold",
-        robot=FR3.name,
-        robot_fingerprint=FR3.fingerprint,
-        rate_hz=50.0,
-        action=ActionConfig(type=offset, joints=FR3.joint_names, scale=0.25),
-        hold_pose_rad={},
-        observation=(
-            TermConfig(term="joint_pos", scale=1.0, joints=FR3.joint_names),
-            TermConfig(term="joint_vel", scale=0.05, joints=FR3.joint_names),
-        ),
-        duration_s=None,
-        start_pose_rad=dict(zip(FR3.joint_names, FR3.default_rad.tolist(), strict=True)),
-    )
-    save_checkpoint(folder, config, model)
-    return folder
-
-
-def test_real_fr3_waits_for_the_operator(person, domain, tmp_path):
+def test_real_fr3_waits_for_the_operator(hold_policy, person, domain, tmp_path):
     operator = Operator(person, commands=False)
-    policy, summary = hold_policy(tmp_path / "hold"), tmp_path / "seen.json"
+    policy, summary = hold_policy(FR3), tmp_path / "seen.json"
     address = f"127.4.{domain}.2"
     options = ("--realtime-priority=24", f"--summary={summary}")
     box = start("emulator", "--robot=fr3", f"--address={address}", *options)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -55,18 +57,31 @@ def spin(node: Node, group: DataGroup) -> None:
         rest.join()
 
 
+@contextmanager
+def until_shutdown() -> Iterator[None]:
+    """Leave what is going on when ROS shuts down in the middle of it, as it may at any signal."""
+    try:
+        yield
+    except ExternalShutdownException:
+        pass
+    except rclpy_implementation.RCLError:
+        if rclpy.ok():
+            raise
+
+
 def _serve_rest(executor: SingleThreadedExecutor) -> None:
-    with contextlib.suppress(ExternalShutdownException):
+    with until_shutdown():
         executor.spin()
 
 
 def _serve_data(node: Node, group: DataGroup) -> None:
-    while rclpy.ok():
-        subscriptions = _members(node, group)
-        if subscriptions:
-            _serve(node, group, subscriptions)
-        else:
-            time.sleep(_WAIT_NS / 1e9)
+    with until_shutdown():
+        while rclpy.ok():
+            subscriptions = _members(node, group)
+            if subscriptions:
+                _serve(node, group, subscriptions)
+            else:
+                time.sleep(_WAIT_NS / 1e9)
 
 
 def _members(node: Node, group: DataGroup) -> tuple[Any, ...]:

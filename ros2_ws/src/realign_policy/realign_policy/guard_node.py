@@ -32,8 +32,9 @@ from policies.runtime.fault import Reason, State, Transition
 from policies.runtime.guard import Guard
 from policies.runtime.guard_config import Command, GuardConfig
 from policies.runtime.handshake import announce_when_matched
+from policies.runtime.lifeline import on_loss
 from policies.runtime.scheduling import prefer_realtime
-from realign_policy.data_loop import DataGroup, spin
+from realign_policy.data_loop import DataGroup, spin, until_shutdown
 from realign_policy.guard_health import GuardHealth
 
 QOS = QoSProfile(depth=100)
@@ -221,10 +222,14 @@ class GuardNode(Node):
         response.success, response.message = reason is None, reason or "armed"
         return response
 
-    def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def stop(self, reason: Reason) -> None:
+        """Stop the robot now, from any thread."""
         with self._lock:
-            self.guard.stop(Reason.ESTOP, self._now_ns())
+            self.guard.stop(reason, self._now_ns())
             self._send(self.guard.tick(self._now_ns()))
+
+    def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.stop(Reason.ESTOP)
         response.success, response.message = True, "stopped; call reset, then arm, to go on"
         return response
 
@@ -240,14 +245,12 @@ class GuardNode(Node):
         """Send a command at every deadline of an absolute grid (real time only)."""
         period = round(1e9 / self.rate_hz)
         deadline = time.monotonic_ns() + period
-        while running.is_set():
+        while running.is_set() and rclpy.ok():
             delay = deadline - time.monotonic_ns()
             if delay > 0:
                 time.sleep(delay / 1e9)
             self.health.late_ms.add((time.monotonic_ns() - deadline) / 1e6)
-            with self._lock:
-                if not rclpy.ok():
-                    return
+            with self._lock, until_shutdown():
                 self._send(self.guard.tick(time.monotonic_ns()))
             deadline = max(deadline + period, time.monotonic_ns() - period)
 
@@ -279,6 +282,7 @@ def main() -> None:
         print(f"realign: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     node.get_logger().info(f"scheduling: {prefer_realtime(node.realtime_priority)}")
+    on_loss(lambda: node.stop(Reason.LAUNCHER_LOST))
     running = threading.Event()
     running.set()
     loop = threading.Thread(target=node.run_loop, args=(running,))

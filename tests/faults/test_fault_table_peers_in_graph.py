@@ -1,0 +1,86 @@
+"""Rows of the fault table in the ROS graph that are about other processes than guard and driver."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies.robots import GO2
+from sim2real.bags.reader import read_bag
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+LIMIT_S = 60.0
+
+
+def children(pid):
+    """Process ids of a process's children, and theirs."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        if parent == pid:
+            found += [int(folder.name), *children(int(folder.name))]
+    return found
+
+
+def wait(condition, what):
+    deadline = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return found
+
+
+def log_of_guard(pids):
+    """Log of the guard among some processes, or None as long as there is none."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            found = re.search(r"[^\0]*guard\.yaml", Path(f"/proc/{pid}/cmdline").read_text())
+            if found:
+                return Path(found[0]).with_name("guard.log")
+    return None
+
+
+@pytest.mark.parametrize("robot", ["panda", "go2"])
+def test_launcher_killed_in_graph(robot, repo, hold_policy, tmp_path, measured):
+    """kill -9 of `realign run`: the robot is stopped, then nobody is left."""
+    policy = hold_policy(GO2) if robot == "go2" else repo / "policies/checkpoints/panda_reach"
+    bag = tmp_path / "bag"
+    words = ["run", "--robot", robot, "--policy", policy, "--duration-s", "600", "--record", bag]
+    words += ["--domain-id", os.environ["ROS_DOMAIN_ID"]]
+    command = [sys.executable, "-m", "sim2real.cli", *map(str, words)]
+    with (tmp_path / "words").open("w") as sink:
+        launcher = subprocess.Popen(command, start_new_session=True, stdout=sink, stderr=sink)
+    try:
+        log = wait(lambda: log_of_guard(children(launcher.pid)), "a guard")
+        wait(lambda: "ready -> active" in log.read_text(), "a moving robot")
+        time.sleep(1.0)
+        left = children(launcher.pid)
+        assert len(left) >= 4
+    finally:
+        since = time.time()
+        launcher.kill()
+        launcher.wait()
+    wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in left), "the end of all")
+    logs = {path.stem: path.read_text() for path in log.parent.glob("*.log")}
+    shutil.rmtree(log.parent)
+    assert not any("Traceback" in text for text in logs.values()), logs
+    stopped = re.search(r"\[(\d+\.\d+)\] \[guard\]: active -> damp: launcher_lost", logs["guard"])
+    assert stopped, logs["guard"]
+    measured(float(stopped[1]) - since, busy=True)
+    commands = read_bag(bag).columns("/joint_command")
+    last = commands.arrays["position"][-50:, 0]
+    if robot == "go2":
+        assert np.isnan(last).all(), "damping to the end"
+    else:
+        assert np.ptp(last, axis=0).max() < 1e-9, "braked to the end"
+    assert len(commands) >= 150
