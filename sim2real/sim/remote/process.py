@@ -1,24 +1,19 @@
-"""A simulator worker as seen from here: start it, talk to it, understand how it died."""
+"""A simulator worker as seen from here: arrays in shared memory, calls over a socket."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from policies.errors import FaultError, InputError
+from policies.worker_process import WorkerEnd, WorkerError, WorkerProcess
 from sim2real.sim.remote.workers.wire import PROTOCOL, Call, Channel, Memory
 
 WORKERS = Path(__file__).parent / "workers"
 _END_S = 5.0
-_LAST_WORDS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,69 +59,36 @@ class Worker:
         limits: Limits | None = None,
         folder: Path = WORKERS.parent,
     ) -> None:
-        if os.sep in python:  # the worker starts in another folder; links stay, a venv is one
-            python = os.path.abspath(os.path.expanduser(python))
-        self.engine, self.python = engine, python
+        self.engine = engine
         self.limits = limits or Limits()
         self._joints, self._base = robot["controlled"], robot["floating_base"]
-        self._words: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        self._memory_file = _memory_file()
-        self._memory = Memory(self._memory_file)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._channel: Channel | None = Channel(ours)
-        self._process: subprocess.Popen[bytes] | None = None
         self._due_s = self.limits.call_s
+        self._memory_file: int | None = _memory_file()
+        self._memory = Memory(self._memory_file)
+        self._process: WorkerProcess[dict[str, Any]] | None = None
         try:
-            with theirs:
-                self._process = self._start(theirs.fileno(), folder)
-            self.hello = self._handshake()
-            built = self._exchange({"op": "build", "robot": robot}, self.limits.start_s)
+            self._process = WorkerProcess(
+                engine, python, folder, Channel, inherited=(self._memory_file,), end_s=_END_S
+            )
+            self.hello = self._process.receive(self.limits.start_s)
+            self._process.check_hello(self.hello, PROTOCOL)
+            self._process.send(lambda line: line.send({"op": "build", "robot": robot}))
+            built = self._process.receive(self.limits.start_s)
+            self._process.check(built)
             self.mass_kg = float(built["mass_kg"])
-        except FaultError as error:  # before the first call it is the set-up that is wrong
-            raise InputError(
-                f"expected a simulator that starts, but {error}; install {engine} there or give "
-                "the path of an interpreter that has it"
-            ) from None
+        except WorkerError as error:
+            self.close()
+            text = str(error)
+            if error.reason not in (WorkerEnd.NO_INTERPRETER, WorkerEnd.REFUSED):
+                # Before the first call it is the set-up that is wrong.
+                text = (
+                    f"expected a simulator that starts, but {error}; install {engine} there or "
+                    "give the path of an interpreter that has it"
+                )
+            raise InputError(text) from None
         except BaseException:
             self.close()
             raise
-
-    def _start(self, connection: int, folder: Path) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        if self.python != sys.executable:  # paths of this interpreter's packages would break theirs
-            for name in ("PYTHONPATH", "PYTHONHOME"):
-                environment.pop(name, None)
-        try:
-            return subprocess.Popen(
-                [
-                    self.python,
-                    "-m",
-                    f"workers.{self.engine}_worker",
-                    str(connection),
-                    str(self._memory_file),
-                ],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._words,
-                stderr=self._words,
-                pass_fds=(connection, self._memory_file),
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
-            )
-        except OSError as error:
-            raise InputError(
-                f"expected a Python interpreter that has {self.engine}, but {self.python}: "
-                f"{error.strerror}; give the path of one"
-            ) from None
-
-    def _handshake(self) -> dict[str, Any]:
-        hello = self._receive(self.limits.start_s)
-        if hello.get("protocol") != PROTOCOL or hello.get("engine") != self.engine:
-            raise InputError(
-                f"expected a {self.engine} worker of protocol {PROTOCOL}, got {hello}; "
-                "use the worker files of this version"
-            )
-        return hello
 
     @property
     def pid(self) -> int:
@@ -151,9 +113,14 @@ class Worker:
         Raises:
             FaultError: the worker is gone.
         """
-        self._send(
-            {"op": op, "batch": batch, "ticks": ticks, "setpoints": setpoints, "steps": steps}
-        )
+        process = self._process
+        if process is None or process.closed:
+            raise FaultError(f"the {self.engine} worker has been closed; open the simulator again")
+        sizes = {"batch": batch, "ticks": ticks, "setpoints": setpoints, "steps": steps}
+        try:
+            process.send(lambda line: line.send({"op": op, **sizes}))
+        except WorkerError as error:
+            raise FaultError(str(error)) from None
         self._due_s = self.limits.call_s + self.limits.step_s * batch * setpoints * steps
 
     def wait(self) -> None:
@@ -163,78 +130,22 @@ class Worker:
             InputError: the engine refuses what it was given.
             FaultError: the worker died, failed or took too long; it is closed then.
         """
-        self._checked(self._receive(self._due_s))
-
-    def _exchange(self, header: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        self._send(header)
-        return self._checked(self._receive(limit_s))
-
-    def _send(self, header: dict[str, Any]) -> None:
-        if self._channel is None:
-            raise FaultError(f"the {self.engine} worker has been closed; open the simulator again")
+        assert self._process is not None
         try:
-            self._channel.send(header)
-        except OSError:
-            raise self._death("ended") from None
-
-    def _receive(self, limit_s: float) -> dict[str, Any]:
-        assert self._channel is not None
-        header = None
-        try:
-            self._channel.connection.settimeout(limit_s)
-            header = self._channel.receive()
-        except TimeoutError:
-            self._kill()
-            raise self._death(f"gave no answer within {limit_s:g} s and was stopped") from None
-        except OSError:
-            pass
-        except BaseException:  # Ctrl-C: an answer would be left in the line
-            self._kill()
+            self._process.check(self._process.receive(self._due_s))
+        except WorkerError as error:
+            if error.reason is WorkerEnd.REFUSED:
+                raise InputError(str(error)) from None
             self.close()
-            raise
-        if header is None:
-            raise self._death("ended")
-        return header
-
-    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
-        if "refused" in answer:
-            raise InputError(answer["refused"])
-        if "failed" in answer:
-            raise self._death(f"failed: {_last_line(answer['failed'])}", words=False)
-        return answer
-
-    def _death(self, how: str, *, words: bool = True) -> FaultError:
-        """Close the worker and say how it ended, with its last words."""
-        code = None
-        if self._process is not None and words:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(0.5)
-        self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(self._words.tell() - 4096, 0))
-        said = _last_line(self._words.read().decode(errors="replace")) if words else ""
-        self.close()
-        status = "" if code is None else f" (exit code {code})"
-        quoted = f"; its last words: {said}" if said else ""
-        return FaultError(f"the {self.engine} worker in {self.python} {how}{status}{quoted}")
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+            raise FaultError(str(error)) from None
 
     def close(self) -> None:
         """End the worker; closing again does nothing."""
-        if self._channel is None:
-            return
-        self._channel.connection.close()
-        self._channel = None
         if self._process is not None:
-            try:
-                self._process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._words.close()
-        os.close(self._memory_file)
+            self._process.close()
+        if self._memory_file is not None:
+            os.close(self._memory_file)
+            self._memory_file = None
 
 
 def _memory_file() -> int:
@@ -243,8 +154,3 @@ def _memory_file() -> int:
         return os.memfd_create("realign")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return textwrap.shorten(lines[-1], _LAST_WORDS) if lines else ""

@@ -47,7 +47,7 @@ class Refused(ValueError):
     """Bad input; the text is one sentence for the user."""
 
 
-class BrokenMessageError(OSError):
+class BrokenMessageError(ValueError):
     """What came is not a message of this protocol."""
 
 

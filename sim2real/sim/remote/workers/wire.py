@@ -67,8 +67,16 @@ class Channel:
         text = json.dumps(header).encode()
         self.connection.sendall(_LENGTH.pack(len(text)) + text)
 
-    def receive(self) -> dict[str, Any] | None:
-        """Wait for one header; None when the other side has gone."""
+    def receive(self, limit_s: float | None = None) -> dict[str, Any] | None:
+        """Wait for one header; None when the other side has gone.
+
+        Args:
+            limit_s: silence after which ``TimeoutError`` is raised, s; None for ever.
+
+        Raises:
+            ValueError: what came is no header.
+        """
+        self.connection.settimeout(limit_s)
         while True:
             have = len(self._received)
             if have >= _LENGTH.size:
