@@ -15,6 +15,7 @@ from pathlib import Path
 
 import policies
 from policies.errors import InputError
+from sim2real.shared_memory import SHARED_MEMORY, find_leftovers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,12 @@ def _main_job() -> list[Finding]:
             needed_for="run, demo (bags, episodes, replay and delta work without)",
             get='pip install "realign[ros]", or source an apt ROS 2',
             main_job=True,
+        ),
+        Finding(
+            name="shared memory",
+            found=_shared_memory(),
+            needed_for="run, demo: what killed processes have left takes up half of it",
+            get="realign run, as the user whose processes were killed, clears it first",
         ),
         Finding(
             name="MuJoCo",
@@ -251,6 +258,19 @@ def _ros() -> str | None:
     distribution = os.environ.get("ROS_DISTRO")
     source = f"wheels, rclpy {wheel}" if wheel else f"apt, {distribution or 'unknown distribution'}"
     return f"{source}, {rmw}"
+
+
+def _shared_memory() -> str | None:
+    """What killed processes have left; None where it takes up half of what there is."""
+    left = find_leftovers()
+    total = shutil.disk_usage(SHARED_MEMORY).total / 1e6 if SHARED_MEMORY.is_dir() else 0.0
+    if left.megabytes > 0.5 * total:
+        return None
+    if not left.count:
+        return "nothing left behind"
+    return (
+        f"{left.count} segments of killed processes, {left.megabytes:.0f} MB; the next run clears"
+    )
 
 
 def _robot_models() -> str | None:

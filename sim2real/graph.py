@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from policies.errors import FaultError, InputError
 from policies.runtime.lifeline import Lifeline
+from sim2real.shared_memory import find_leftovers
 
 START_S = 60.0
 STANDSTILL_S = 30.0
@@ -78,6 +79,7 @@ class Graph:
         return process
 
     def __enter__(self) -> Graph:
+        find_leftovers(remove=True)  # a killed process leaves its shared memory to its successors
         return self
 
     def __exit__(self, *_: object) -> None:

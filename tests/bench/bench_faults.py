@@ -38,6 +38,7 @@ from sim2real.bags.reader import read_bag
 from sim2real.graph import private_domain_id, ros_environment
 from sim2real.run import run
 from sim2real.run_config import RunConfig
+from sim2real.shared_memory import find_leftovers
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKPOINT = REPO / "policies/checkpoints/panda_reach"
@@ -97,7 +98,7 @@ def open_graph() -> Iterator[Any]:
         finally:
             live.close()
             context.try_shutdown()
-            sys.modules["live_graph"].remove_segments(live.left)
+            find_leftovers(remove=True)
 
 
 def bench_silence(kills: int) -> str:

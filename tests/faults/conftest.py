@@ -15,6 +15,7 @@ import pytest
 
 from policies.interface import ActionChunk, Observation, PolicySpec, RobotSpec
 from policies.runtime.fault_table import FAULT_TABLE
+from sim2real.shared_memory import find_leftovers
 
 HERE = Path(__file__).parent
 LIMITS = {row.name: row.limit_s for row in FAULT_TABLE}
@@ -124,4 +125,4 @@ def open_live_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
     for graph in opened:
         graph.close()
     context.try_shutdown()
-    module.remove_segments(set().union(*(graph.left for graph in opened)))
+    find_leftovers(remove=True)

@@ -23,26 +23,6 @@ _EDGE = re.compile(r"\[(\d+\.\d+)\] \[guard\]: (\w+) -> (\w+): (\w+)")
 SLACK = {"rate_hz": 100.0, "state_max_age_s": 0.25, "imu_max_age_s": 0.25, "silence_periods": 10.0}
 
 
-SHARED_MEMORY = Path("/dev/shm")
-
-
-def segments_of(pid: int | str) -> set[str]:
-    """Shared memory of Fast DDS that a process has mapped, names of files."""
-    try:
-        text = Path(f"/proc/{pid}/maps").read_text()
-    except OSError:  # it is gone, or not ours
-        return set()
-    return set(re.findall(rf"{SHARED_MEMORY}/(fastdds_[0-9a-f]+)", text))
-
-
-def remove_segments(names: set[str]) -> None:
-    """Remove what processes that were killed have left, unless somebody has it mapped."""
-    used = set().union(*(segments_of(p.name) for p in Path("/proc").glob("[0-9]*")))
-    for name in names - used:
-        for path in (SHARED_MEMORY / name, SHARED_MEMORY / f"{name}_el"):
-            path.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Edge:
     """A change of the guard's state, and when it was logged (wall time, s)."""
@@ -64,7 +44,6 @@ class LiveGraph:
 
         self.graph = Graph(folder, domain)
         self.folder = folder
-        self.left: set[str] = set()
         self.node = Node(f"peer_of_{folder.name}", context=context)
         self.state: Any = None
         self.node.create_subscription(JointState, "joint_states", self._on_state, 100)
@@ -112,7 +91,6 @@ class LiveGraph:
     def kill(self, name: str) -> float:
         """kill -9; returns when, wall time, s."""
         process = self.process(name)
-        self.left |= segments_of(process.popen.pid)
         now = time.time()
         os.kill(process.popen.pid, signal.SIGKILL)
         process.popen.wait()
