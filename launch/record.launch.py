@@ -9,7 +9,7 @@ from pathlib import Path
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
-from realign_bringup.parts import POLICY, ROBOT, Checkpoint, description
+from realign_bringup.parts import POLICY, ROBOT, Checkpoint, description, is_true
 
 from policies.robots import get_robot
 
@@ -18,6 +18,8 @@ ARGUMENTS = (
     POLICY,
     ("driver", None, "what plays the robot: mujoco, unitree, ..."),
     ("record", "", "bag directory to write; empty for none"),
+    ("cameras", "", "cameras to record, e.g. front,wrist; empty for none"),
+    ("images", "compressed", "how: raw, compressed (JPEG) or lossless (PNG)"),
     ("lockstep", "false", "true: the simulator waits for each command"),
     ("seed", "0", "seed of start pose, goals and policy"),
     ("engine", "", "simulator of a virtual robot"),
@@ -43,6 +45,9 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     parameters = {
         "out": str(Path(given["record"]).absolute()),
         "provenance": json.dumps(provenance),
+        "cameras": given["cameras"],
+        "images": given["images"],
+        "lockstep": is_true(context, "lockstep"),
         "wait_for": ",".join(["joint_states", *chunks, "joint_command", "episode"]),
     }
     return [

@@ -16,7 +16,7 @@ from policies.errors import FaultError, InputError
 from policies.interface import PolicySpec
 from sim2real.graph import Graph, last_words, private_domain_id, require_ros, watch
 from sim2real.results import check_new, write_json
-from sim2real.run_config import Driver, Engine, ExecutorName, RunConfig
+from sim2real.run_config import Driver, Engine, ExecutorName, Images, RunConfig
 from sim2real.run_hardware import hardware
 from sim2real.serve_cli import local_policy
 
@@ -34,12 +34,14 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     """
     from policies.checkpoint import load_policy
     from policies.robots import get_robot
+    from policies.runtime.planning import cameras_of
     from sim2real.sim.gaps import make_gap
     from sim2real.sim.virtual_robot import parse_faults
 
     require_ros()
     robot = get_robot(config.robot)
-    spec = load_policy(config.policy, robot).spec
+    policy = load_policy(config.policy, robot)
+    spec, cameras = policy.spec, cameras_of(policy) if config.record_images != "none" else ()
     make_gap(robot, config.gap)
     if config.driver == "mujoco":
         parse_faults(config.faults)
@@ -61,7 +63,7 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     domain = config.domain_id if config.domain_id is not None else private_domain_id()
     with tempfile.TemporaryDirectory(prefix="realign_run_") as folder:
         with Graph(Path(folder), domain) as graph:
-            _start_nodes(graph, config, spec)
+            _start_nodes(graph, config, spec, tuple(camera.name for camera in cameras))
             watch(graph, progress=progress, description=description)
         summaries = _read_summaries(graph)
         recorders = [p for p in graph.processes if p.name == "recorder"]
@@ -69,7 +71,9 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
     return _result(config, spec, summaries) | {"recorder_fault": lost[0] if lost else None}
 
 
-def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
+def _start_nodes(
+    graph: Graph, config: RunConfig, spec: PolicySpec, cameras: tuple[str, ...] = ()
+) -> None:
     from policies.robots import get_robot
 
     # In real time the guard comes first, then the robot, then the policy.
@@ -86,10 +90,15 @@ def _start_nodes(graph: Graph, config: RunConfig, spec: PolicySpec) -> None:
         topics = ["joint_states", "action_chunk", "joint_command", "episode"]
         if get_robot(config.robot).floating_base:  # a real one does not know where it is
             topics += ["imu"] + ["odom"] * (config.driver == "mujoco")
+        topics += ["policy/instruction"] * bool(config.instruction)
         parameters = {
             "out": str(config.record.resolve()),
             "provenance": provenance,
-            "wait_for": ",".join(topics),
+            "wait_for": ",".join([*topics, *(f"{name}/image_raw" for name in cameras)]),
+            "cameras": ",".join(cameras),
+            "images": config.record_images,
+            "lockstep": config.lockstep,
+            "summary_path": summary("recorder"),
         }
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}
@@ -173,6 +182,7 @@ def _result(
         "guard": {"refused": guard["refused"], "clamped": guard["clamped"], "state": state},
         "driver_stops": driver.get("stops", []),
         "bag": str(config.record) if config.record else None,
+        "images": parts.get("recorder", {}).get("cameras", {}),
         "refused_by_reason": guard["refused_by_reason"],
         "stopped_by": stops[-1][3] if stops else None,
         "guard_loop_late_ms": guard["loop_late_ms"],
@@ -222,6 +232,7 @@ def run_command(
     lockstep: bool = False,
     duration_s: float | None = None,
     record: Path | None = None,
+    record_images: Images = "compressed",
     seed: int = 0,
     gap: str = "none",
     faults: str = "",
@@ -253,6 +264,8 @@ def run_command(
         lockstep: the simulator waits for each command; reproducible for a seed.
         duration_s: length in s; default: the policy's motion, or all goals.
         record: bag directory to write.
+        record_images: how images of the policy's cameras get into the bag: raw, compressed (JPEG),
+            lossless (PNG), or none.
         seed: seed of start pose, goals and policy.
         gap: dynamics gap of the virtual robot, e.g. payload, sticky, latency, hidden:7.
         faults: faults of the virtual robot, e.g. nan_state@1.0:0.2 (start:duration, s), or for an
@@ -288,6 +301,7 @@ def run_command(
             lockstep=lockstep,
             duration_s=duration_s,
             record=record,
+            record_images=record_images,
             seed=seed,
             gap=gap,
             faults=faults,
@@ -326,8 +340,13 @@ def summary_line(result: dict[str, Any]) -> str:
         base += f", tilt <= {result['max_tilt_rad'] * 57.29578:.0f} deg"
     latency = result["latency_ms"]["p50"]
     timing = f", latency p50 {latency:.2f} ms" if latency is not None else ""
+    images = ""
+    if result["images"]:
+        counts = result["images"].values()
+        sent = sum(c["received"] + c["lost"] for c in counts)
+        images = f", images {sum(c['written'] for c in counts)} of {sent} recorded"
     return (
         f"{result['policy']} on {result['robot']}: {how}, {result['duration_s']:.2f} s in "
         f"{result['wall_s']:.2f} s wall{base}{timing}, refused {result['guard']['refused']}, "
-        f"clamped {result['guard']['clamped']}"
+        f"clamped {result['guard']['clamped']}{images}"
     )

@@ -8,6 +8,7 @@ from typing import Literal
 
 Engine = Literal["mujoco", "mujoco-remote", "sapien", "isaacgym"]
 ExecutorName = Literal["receding", "ensemble", "async", "rtc"]
+Images = Literal["none", "raw", "compressed", "lossless"]
 Driver = Literal["mujoco", "unitree", "franka", "serial"]
 
 
@@ -27,6 +28,8 @@ class RunConfig:
         lockstep: the simulator waits for the command that answers its stamp.
         duration_s: length, s; default: the policy's motion, or all goals.
         record: bag directory to write, or None.
+        record_images: how the images of the policy's cameras are recorded: as they are, compressed
+            (JPEG) or lossless (PNG).
         seed: seed of the start pose, goals and policy.
         gap: dynamics gap of the virtual robot.
         faults: faults of the virtual robot, e.g. ``nan_state@1.0:0.2``.
@@ -51,6 +54,7 @@ class RunConfig:
     lockstep: bool = False
     duration_s: float | None = None
     record: Path | None = None
+    record_images: Images = "compressed"
     seed: int = 0
     gap: str = "none"
     faults: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from policies.diffusion.interface import ChunkModel, Window
+from policies.diffusion.interface import CameraSpec, ChunkModel, Window
 from policies.errors import InputError
 from policies.interface import ActionChunk, Float, Observation, Policy
 
@@ -71,6 +71,11 @@ class PlanningPolicy(Policy, Protocol):
 
     def chunk(self, observation: Observation, commands: Float) -> ActionChunk:
         """Commands from now on, (steps, joints), for all joints of the robot."""
+
+
+def cameras_of(policy: Policy) -> tuple[CameraSpec, ...]:
+    """Cameras that a policy looks through, or none."""
+    return policy.model.spec.cameras if isinstance(policy, PlanningPolicy) else ()
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,9 @@ class Batch:
         start: where its CDR begins in ``data``, (N,).
         length: of its CDR, bytes, (N,).
         log_ns, publish_ns: times of reception and of sending, (N,), ns.
+        origins: where stretches of messages come from, (K, 3): number of the first message, the
+            chunk (byte in the file, -1 for messages between chunks; row id of a database), and
+            what is to be subtracted from ``start`` for the place in it.
     """
 
     data: Bytes
@@ -60,9 +63,15 @@ class Batch:
     length: Int
     log_ns: Int
     publish_ns: Int
+    origins: Int = field(default_factory=lambda: np.zeros((0, 3), np.int64))
 
     def __len__(self) -> int:
         return len(self.channel)
+
+    def places(self, rows: Index) -> Int:
+        """Where in the file messages can be found again, (N, 2): chunk and byte in it."""
+        origin = self.origins[np.searchsorted(self.origins[:, 0], rows, side="right") - 1]
+        return np.stack([origin[:, 1], self.start[rows] - origin[:, 2]], axis=1)
 
     def rows_by_topic(self) -> dict[str, Index]:
         """Topic name -> its messages in file order."""

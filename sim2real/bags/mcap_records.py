@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from mcap.opcode import Opcode
@@ -57,10 +57,11 @@ class BadChunk(NamedTuple):
 
 
 class Messages(NamedTuple):
-    """Message records between chunks: where in ``data`` each begins."""
+    """Message records between chunks: where each begins in ``data``, which is at ``offset``."""
 
     data: Bytes
     found: Int
+    offset: int
 
 
 class Record(NamedTuple):
@@ -93,6 +94,52 @@ def read_parts(path: Path, *, check: bool, max_bytes: int) -> Iterator[list[Part
     with path.open("rb") as stream:
         file = _File(stream=stream, check=check, max_bytes=max_bytes)
         yield from _ahead(_grouped(file.parts()))
+
+
+def read_chunk(stream: BinaryIO, offset: int, *, max_bytes: int = MAX_CHUNK_BYTES) -> bytes:
+    """Records of one chunk, uncompressed.
+
+    Args:
+        stream: MCAP file.
+        offset: where the chunk record begins.
+        max_bytes: longest record and largest uncompressed chunk that is accepted.
+
+    Raises:
+        DamageError: there is no whole chunk.
+    """
+    stream.seek(offset)
+    head = stream.read(FRAME.size)
+    opcode, length = FRAME.unpack(head) if len(head) == FRAME.size else (0, 0)
+    if opcode != Opcode.CHUNK or length > max_bytes:
+        raise DamageError(f"there is no chunk at byte {offset}")
+    size, crc, compression, _, packed = _chunk_head(memoryview(stream.read(length)), max_bytes)
+    content = bytearray(packed if compression == "" else size)
+    if compression:
+        decompress_into(memoryview(content), packed, compression)
+    if crc and zlib.crc32(content) != crc:
+        raise DamageError(f"the checksum of the chunk at byte {offset} does not match")
+    return bytes(content)
+
+
+def _chunk_head(body: memoryview, max_bytes: int) -> tuple[int, int, str, int, memoryview]:
+    """Of a chunk record: size, checksum, compression, where its records begin, and those."""
+    try:
+        _, _, size, crc, name_length = _CHUNK.unpack_from(body)
+        records = _CHUNK.size + name_length + 8
+        compression = bytes(body[_CHUNK.size : records - 8]).decode()
+        (stored,) = struct.unpack_from("<Q", body, records - 8)
+    except (struct.error, UnicodeDecodeError):
+        raise DamageError("its header cannot be read") from None
+    packed = body[records : records + stored]
+    if len(packed) != stored:
+        raise DamageError("its length fields contradict each other")
+    if size > max_bytes:
+        raise DamageError(
+            f"it would take {size} bytes uncompressed, more than the {max_bytes} that are accepted"
+        )
+    if compression == "" and stored != size:
+        raise DamageError(f"expected {size} bytes uncompressed, got {stored}")
+    return size, crc, compression, records, packed
 
 
 def _grouped(parts: Iterator[Part]) -> Iterator[list[Part]]:
@@ -173,7 +220,7 @@ class _File:
             found, self.position = self.walk.run(window, self.position, len(window))
             if len(found):
                 self.lent = True
-                yield Messages(window, found)
+                yield Messages(window, found, self.offset)
             record = self._next_record()
             if record is None:
                 self._read_on()
@@ -238,24 +285,8 @@ class _File:
             return BadChunk(offset, str(damage))
 
     def _content(self, offset: int, body: memoryview, start: int) -> Chunk:
-        try:
-            _, _, size, crc, name_length = _CHUNK.unpack_from(body)
-            records = _CHUNK.size + name_length + 8
-            compression = bytes(body[_CHUNK.size : records - 8]).decode()
-            (stored,) = struct.unpack_from("<Q", body, records - 8)
-        except (struct.error, UnicodeDecodeError):
-            raise DamageError("its header cannot be read") from None
-        packed = body[records : records + stored]
-        if len(packed) != stored:
-            raise DamageError("its length fields contradict each other")
-        if size > self.max_bytes:
-            raise DamageError(
-                f"it would take {size} bytes uncompressed, more than the "
-                f"{self.max_bytes} that are accepted"
-            )
+        size, crc, compression, records, packed = _chunk_head(body, self.max_bytes)
         if compression == "":
-            if stored != size:
-                raise DamageError(f"expected {size} bytes uncompressed, got {stored}")
             data, first, self.lent = self.window, start + records, True
         else:
             if self.arena_used + size > BATCH_BYTES:

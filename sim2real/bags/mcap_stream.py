@@ -47,11 +47,15 @@ _MAX_TIME_NS = 2**63
 
 
 class _Run(NamedTuple):
-    """Message records of the chunk at byte ``chunk`` of the file, or between chunks (None)."""
+    """Message records of the chunk at byte ``chunk`` of the file, or between chunks (None).
+
+    The chunk, or without one the file, begins at ``data[base]``.
+    """
 
     data: Bytes
     found: Int
     chunk: int | None
+    base: int
 
 
 @dataclass(kw_only=True)
@@ -113,13 +117,13 @@ class McapStream:
 
     def _take(self, part: Part, runs: list[_Run]) -> None:
         if isinstance(part, Messages):
-            runs.append(_Run(part.data, part.found, None))
+            runs.append(_Run(part.data, part.found, None, -part.offset))
         elif isinstance(part, BadChunk):
             self._leave_out(part.offset, part.damage)
         elif isinstance(part, Chunk):
             self.unchecked_chunks += not part.has_checksum
             try:
-                runs.append(_Run(part.data, self._find(part), part.offset))
+                runs.append(_Run(part.data, self._find(part), part.offset, part.start))
             except DamageError as damage:
                 self._leave_out(part.offset, str(damage))
         elif part.opcode == Opcode.DATA_END:
@@ -161,13 +165,13 @@ class McapStream:
         if not runs:
             return
         found = np.concatenate([run.found for run in runs])
-        batch, wrong = message_batch(runs[0].data, found, self.topics)
+        batch, wrong = message_batch(runs[0].data, found, self.topics, _origins(runs))
         if wrong is None:
             self._seen += len(batch)
             yield batch
             return
         for run in runs:
-            batch, wrong = message_batch(run.data, run.found, self.topics)
+            batch, wrong = message_batch(run.data, run.found, self.topics, _origins([run]))
             if wrong is None or run.chunk is None:
                 self._seen += len(batch)
                 yield batch
@@ -210,13 +214,25 @@ class McapStream:
             raise DamageError(f"channel {channel.id} is declared twice, and not alike")
 
 
-def message_batch(data: Bytes, start: Int, topics: Mapping[int, Topic]) -> tuple[Batch, str | None]:
+def _origins(runs: list[_Run]) -> Int:
+    """See :attr:`sim2real.bags.batch.Batch.origins`."""
+    rows, first = [], 0
+    for run in runs:
+        rows.append((first, -1 if run.chunk is None else run.chunk, run.base))
+        first += len(run.found)
+    return np.array(rows, np.int64)
+
+
+def message_batch(
+    data: Bytes, start: Int, topics: Mapping[int, Topic], origins: Int
+) -> tuple[Batch, str | None]:
     """Read the heads of message records and check them.
 
     Args:
         data: records.
         start: where each message record begins, (N,); all of them lie within ``data``.
         topics: channel -> topic.
+        origins: see :class:`sim2real.bags.batch.Batch`.
 
     Returns:
         The messages before the first bad one, and what is wrong with that one, if there is one.
@@ -247,5 +263,6 @@ def message_batch(data: Bytes, start: Int, topics: Mapping[int, Topic]) -> tuple
         length=heads["length"].astype(np.int64) - _FIELDS_BYTES,
         log_ns=heads["log_ns"].astype(np.int64),
         publish_ns=heads["publish_ns"].astype(np.int64),
+        origins=origins,
     )
     return batch, wrong

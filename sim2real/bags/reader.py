@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from policies.errors import InputError
 from sim2real.bags import cdr
-from sim2real.bags.batch import NS, DamageError
+from sim2real.bags.batch import NS, Batch, DamageError, Index, Int
 from sim2real.bags.columns import ColumnBuilder, Columns
 from sim2real.bags.files import BagFiles, find_files, unreadable
+from sim2real.bags.images import (
+    IMAGE_TYPES,
+    ImageIndexer,
+    ImageMessage,
+    ImageTopic,
+    MessageReader,
+    parse_image,
+)
 from sim2real.bags.manifest import check_manifest, digest
 from sim2real.bags.mcap_stream import McapStream
 from sim2real.bags.scan import Scan, TopicInfo
@@ -78,33 +86,82 @@ class Bag:
         """
         builders: dict[str, ColumnBuilder] = {}
         for name, joints in topics.items():
-            info = self.info.topic(name)
-            if info is None:
-                have = ", ".join(t.name for t in self.info.topics) or "no topics at all"
-                raise InputError(
-                    f"bag {self.info.path}: expected topic {name}, but it has {have}; "
-                    "name one of these or record it"
-                )
+            info = self._topic(name)
             cdr.require_known(name, info.type)
             builders[name] = ColumnBuilder(
                 topic=name, msgtype=info.type, count=info.count, names=joints
             )
+        for _, batch, name, rows, sequence in self._walk(builders):
+            builders[name].add(batch, rows, sequence)
+        return {name: builder.finish() for name, builder in builders.items()}
+
+    def images_of(self, topics: Iterable[str]) -> dict[str, ImageTopic]:
+        """Where the images of several topics are, in one pass over the bag that decodes none.
+
+        Args:
+            topics: topics of ``sensor_msgs/Image`` or ``CompressedImage``.
+
+        Raises:
+            InputError: a topic is not in the bag or has no images.
+        """
+        reader = MessageReader(files=self._files, require_unchanged=self._require_unchanged)
+        indexers: dict[str, ImageIndexer] = {}
+        for name in topics:
+            info = self._topic(name)
+            if info.type not in IMAGE_TYPES:
+                raise InputError(
+                    f"topic {name}: expected {' or '.join(IMAGE_TYPES)}, got {info.type}; name a "
+                    "topic of a camera"
+                )
+            indexers[name] = ImageIndexer(topic=name, msgtype=info.type, reader=reader)
+        for file, batch, name, rows, sequence in self._walk(indexers):
+            indexers[name].add(batch, rows, sequence, file)
+        return {name: indexer.finish() for name, indexer in indexers.items()}
+
+    def first_images(self) -> dict[str, ImageMessage]:
+        """The first image of each topic of images that has any; reads no further than to these.
+
+        Raises:
+            InputError: one cannot be read as what it says it is.
+        """
+        wanted = {t.name: t.type for t in self.info.topics if t.count and t.type in IMAGE_TYPES}
+        found: dict[str, ImageMessage] = {}
+        for _, batch, name, rows, _ in self._walk(wanted) if wanted else ():
+            if name not in found:
+                start, length = int(batch.start[rows[0]]), int(batch.length[rows[0]])
+                cdr = batch.data[start : start + length].tobytes()
+                found[name] = parse_image(cdr, wanted[name], f"topic {name}, first image")
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def _topic(self, name: str) -> TopicInfo:
+        info = self.info.topic(name)
+        if info is None:
+            have = ", ".join(t.name for t in self.info.topics) or "no topics at all"
+            raise InputError(
+                f"bag {self.info.path}: expected topic {name}, but it has {have}; "
+                "name one of these or record it"
+            )
+        return info
+
+    def _walk(self, wanted: Container[str]) -> Iterator[tuple[int, Batch, str, Index, Int]]:
+        """Number of the file, batch, topic, its rows in the batch and their places in the bag."""
         self._require_unchanged()
         sequence = 0
-        for path in self._files.paths:
+        for file, path in enumerate(self._files.paths):
             # checksums were compared when the bag was opened; damage must be found once more
             source = self._files.open(path, check=bool(self.info.damage))
             try:
                 for batch in source.batches():
                     for name, rows in batch.rows_by_topic().items():
-                        if name in builders:
-                            builders[name].add(batch, rows, rows + sequence)
+                        if name in wanted:
+                            yield file, batch, name, rows, rows + sequence
                     sequence += len(batch)
             except DamageError as damage:
                 if not self.info.damage:
                     raise _damaged(self.info.path, f"{path.name}: {damage}") from None
         self._require_unchanged()
-        return {name: builder.finish() for name, builder in builders.items()}
 
     def _require_unchanged(self) -> None:
         if self._files.states() != self._states:

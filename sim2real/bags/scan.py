@@ -32,6 +32,7 @@ class TopicInfo:
         rate_hz: one over the median step between stamps, or None for fewer than two messages.
         max_gap_s: longest step between stamps, s, or None.
         backward_steps: how often a stamp is earlier than the one before it.
+        size_bytes: of all its messages, uncompressed.
         stamps: ``header`` where the message has a stamp of its own, else ``log``.
     """
 
@@ -41,6 +42,7 @@ class TopicInfo:
     rate_hz: float | None
     max_gap_s: float | None
     backward_steps: int
+    size_bytes: int
     stamps: Literal["header", "log"]
 
 
@@ -56,6 +58,7 @@ class Scan:
         self._stamps: dict[str, list[Int]] = {}
         self._log: dict[str, list[Int]] = {}
         self._topics: dict[str, Topic] = {}
+        self._bytes: dict[str, int] = {}
         self.count = 0
         self.first_ns = 0
         self.last_ns = 0
@@ -69,6 +72,7 @@ class Scan:
         if topic.name not in self._topics:
             self._topics[topic.name] = topic
             self._stamps[topic.name], self._log[topic.name] = [], []
+            self._bytes[topic.name] = 0
         elif self._topics[topic.name].msgtype != topic.msgtype:
             raise InputError(
                 f"topic {topic.name}: expected one type, got {self._topics[topic.name].msgtype} "
@@ -92,8 +96,9 @@ class Scan:
         for name, rows in batch.rows_by_topic().items():
             topic = self._topics[name]
             self._log[name].append(batch.log_ns[rows])
+            self._bytes[name] += int(batch.length[rows].sum())
             if topic.encoding == "cdr" and starts_with_header(topic.msgtype):
-                self._stamps[name].append(_header_stamps(batch, rows))
+                self._stamps[name].append(header_stamps(batch, rows))
 
     def topics(self) -> tuple[TopicInfo, ...]:
         """What was found, sorted by name."""
@@ -111,12 +116,18 @@ class Scan:
             rate_hz=1.0 / median if median > 0 else None,
             max_gap_s=float(steps.max()) if len(steps) else None,
             backward_steps=int((steps < 0).sum()),
+            size_bytes=self._bytes[name],
             stamps="header" if headed else "log",
         )
 
 
-def _header_stamps(batch: Batch, rows: Index) -> Int:
-    """Stamps of messages that begin with a header, ns; messages too short for one are left out."""
+def header_stamps(batch: Batch, rows: Index) -> Int:
+    """Stamps of messages that begin with a header, ns; messages too short for one are left out.
+
+    Args:
+        batch: messages of any topics.
+        rows: which of them, (N,).
+    """
     rows = rows[batch.length[rows] > _CDR_STAMP.itemsize]
     heads = gather(batch.data, batch.start[rows], _CDR_STAMP.itemsize).view(_CDR_STAMP)[:, 0]
     seconds, nanoseconds = heads["sec"].astype(np.int64), heads["nanosec"].astype(np.int64)

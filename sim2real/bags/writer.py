@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +71,8 @@ class BagWriter:
         self._first_ns: int | None = None
         self._last_ns = 0
         self._closed = False
+        self._noted = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> BagWriter:
         return self
@@ -117,6 +121,11 @@ class BagWriter:
         )
         self._counts[name] = 0
 
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Add to the provenance what is known only after the recording; before :meth:`close`."""
+        self._provenance |= {str(key): str(value) for key, value in facts.items()}
+        self._noted = True
+
     def write(
         self,
         topic: str,
@@ -124,7 +133,7 @@ class BagWriter:
         log_time_ns: int,
         publish_time_ns: int | None = None,
     ) -> None:
-        """Append one message.
+        """Append one message; several threads may.
 
         Args:
             topic: a topic declared with :meth:`add_topic`.
@@ -134,29 +143,35 @@ class BagWriter:
 
         Raises:
             InputError: the topic was not declared.
+            OSError: the bag is closed, or its disk takes no more.
         """
         if topic not in self._channels:
             raise InputError(f"topic {topic}: expected it to be declared before it is written")
-        self._writer.add_message(
-            channel_id=self._channels[topic],
-            log_time=log_time_ns,
-            data=bytes(cdr),
-            publish_time=log_time_ns if publish_time_ns is None else publish_time_ns,
-            sequence=self._counts[topic],
-        )
-        self._counts[topic] += 1
-        first = self._first_ns
-        self._first_ns = log_time_ns if first is None else min(first, log_time_ns)
-        self._last_ns = max(self._last_ns, log_time_ns)
-        if self._stream.tell() != self._on_disk:  # a chunk was finished: no part of it may wait
-            self._stream.flush()
-            self._on_disk = self._stream.tell()
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, "the bag is closed")
+            self._writer.add_message(
+                channel_id=self._channels[topic],
+                log_time=log_time_ns,
+                data=bytes(cdr),
+                publish_time=log_time_ns if publish_time_ns is None else publish_time_ns,
+                sequence=self._counts[topic],
+            )
+            self._counts[topic] += 1
+            first = self._first_ns
+            self._first_ns = log_time_ns if first is None else min(first, log_time_ns)
+            self._last_ns = max(self._last_ns, log_time_ns)
+            if self._stream.tell() != self._on_disk:  # a chunk was finished: no part of it may wait
+                self._stream.flush()
+                self._on_disk = self._stream.tell()
 
     def close(self) -> None:
         """Write the index and ``metadata.yaml``; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
+        if self._noted:
+            self._writer.add_metadata(PROVENANCE_RECORD, self._provenance)
         self._writer.finish()  # type: ignore[no-untyped-call]
         self._stream.close()
         text = yaml.safe_dump({"rosbag2_bagfile_information": self._metadata()}, sort_keys=False)
@@ -165,9 +180,10 @@ class BagWriter:
 
     def abandon(self) -> None:
         """Give the file up as it is, without an index: whole chunks stay for a salvage."""
-        self._closed = True
-        with contextlib.suppress(OSError):  # what is still buffered will not fit either
-            self._stream.close()
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(OSError):  # what is still buffered will not fit either
+                self._stream.close()
 
     def _metadata(self) -> dict[str, Any]:
         start = self._first_ns or 0

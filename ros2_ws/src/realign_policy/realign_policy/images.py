@@ -6,7 +6,6 @@ into buffers that are used again. Messages are read by their attributes, so noth
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,11 @@ from numpy.typing import NDArray
 
 from policies.diffusion.interface import CameraSpec
 from policies.errors import InputError
+from policies.images import CONVERSIONS, ENCODINGS, decode, inspect, opencv
 from policies.messages import stamp_to_ns
 
 TRANSPORTS = {"raw": "image_raw", "compressed": "image_raw/compressed"}
 """How images come -> topic below the camera's name."""
-ENCODINGS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-"""Encodings of ``sensor_msgs/Image`` that are understood, and their bytes a pixel."""
-_CONVERSIONS = {
-    "bgr8": "COLOR_BGR2RGB",
-    "rgba8": "COLOR_RGBA2RGB",
-    "bgra8": "COLOR_BGRA2RGB",
-    "mono8": "COLOR_GRAY2RGB",
-}
 _HEADER_BYTES = 65_536  # what a file format may add to an image that does not get smaller
 
 
@@ -140,8 +132,8 @@ def convert(message: Any, camera: CameraSpec, out: NDArray[np.uint8]) -> NDArray
         InputError: as :func:`raw_pixels`.
     """
     pixels = raw_pixels(message, camera)
-    cv2 = _opencv(camera, f"images of encoding {message.encoding!r}")
-    cv2.cvtColor(pixels, getattr(cv2, _CONVERSIONS[message.encoding]), dst=out)
+    cv2 = opencv(f"camera {camera.name!r}, encoding {message.encoding}")
+    cv2.cvtColor(pixels, getattr(cv2, CONVERSIONS[message.encoding]), dst=out)
     return out
 
 
@@ -156,24 +148,16 @@ def decode_compressed(data: Any, kind: str, camera: CameraSpec) -> NDArray[np.ui
     Raises:
         InputError: another size, or nothing that OpenCV can decode.
     """
-    cv2 = _opencv(camera, "compressed images")
-    packed = np.frombuffer(data, dtype=np.uint8)
     limit = 3 * camera.height * camera.width + _HEADER_BYTES
-    if not 0 < len(packed) <= limit:
+    if not 0 < len(data) <= limit:
         raise InputError(
             f"camera {camera.name!r}: expected a compressed image of 1 to {limit} bytes, got "
-            f"{len(packed)}; check its size and format ({kind!r})"
+            f"{len(data)}; check its size and format ({kind!r})"
         )
-    pixels = cv2.imdecode(packed, cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise InputError(
-            f"camera {camera.name!r}: expected an image that OpenCV can decode (JPEG, PNG), got "
-            f"{len(packed)} bytes of format {kind!r}; check the publisher"
-        )
-    _check_size(camera, *pixels.shape[:2])
-    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    decoded: NDArray[np.uint8] = pixels
-    return decoded
+    packed, what = memoryview(data), f"camera {camera.name!r}"
+    found = inspect(packed, what)
+    _check_size(camera, found.height, found.width)
+    return decode(packed, what)
 
 
 def _check_size(camera: CameraSpec, height: int, width: int) -> None:
@@ -182,14 +166,3 @@ def _check_size(camera: CameraSpec, height: int, width: int) -> None:
             f"camera {camera.name!r}: expected images of {camera.width} x {camera.height} pixels, "
             f"got {width} x {height}; set the camera to that size"
         )
-
-
-def _opencv(camera: CameraSpec, what: str) -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise InputError(
-            f"camera {camera.name!r}: expected OpenCV for {what}, but it is not installed; run: "
-            "pip install 'realign[vision]', or publish rgb8"
-        ) from error
-    return cv2

@@ -1,4 +1,4 @@
-"""What a policy is told to do: by a parameter at first, then on ``~/instruction``."""
+"""What a policy is told to do, on ``~/instruction``; a parameter is what is said there first."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class Instruction:
     def __init__(self, node: Node, first: str) -> None:
         self._node, self._text = node, first
         node.create_subscription(String, "~/instruction", self._on_text, LATCHED)
+        self._first = node.create_publisher(String, "~/instruction", LATCHED) if first else None
+        if self._first is not None:  # whoever records hears it too
+            self._first.publish(String(data=first))
 
     @property
     def text(self) -> str | None:
@@ -29,5 +32,10 @@ class Instruction:
                 f"{self._text!r} stays"
             )
             return
+        if msg.data == self._text:
+            return
         self._text = msg.data
+        if self._first is not None:  # who joins later must not hear what no longer holds
+            self._node.destroy_publisher(self._first)
+            self._first = None
         self._node.get_logger().info(f"instruction: {msg.data!r}")

@@ -25,11 +25,12 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.errors import InputError
 from policies.runtime.handshake import announce_when_matched
+from realign_recorder.cameras import CameraConfig, CameraTopics
 from sim2real.bags.writer import BagWriter
 
 DRAIN_S = 0.2
@@ -44,18 +45,24 @@ TOPICS: dict[str, tuple[Any, str, QoSProfile]] = {
     "episode": (Header, "std_msgs/msg/Header", LATCHED),
     "action_chunk": (JointTrajectory, "trajectory_msgs/msg/JointTrajectory", QOS),
     "joint_command": (JointTrajectory, "trajectory_msgs/msg/JointTrajectory", QOS),
+    "policy/instruction": (String, "std_msgs/msg/String", LATCHED),
     "/diagnostics": (DiagnosticArray, "diagnostic_msgs/msg/DiagnosticArray", QOS),
 }
 
 
 class RecorderNode(Node):
-    """Raw subscriptions into a :class:`BagWriter`."""
+    """Raw subscriptions into a :class:`BagWriter`.
+
+    Attributes:
+        fault: why the recording has stopped, or empty.
+    """
 
     def __init__(self) -> None:
         super().__init__("recorder")
         out = self.declare_parameter("out", "").value
         provenance = self.declare_parameter("provenance", "{}").value
-        self.messages = 0
+        self._messages = 0
+        self.summary_path: str = self.declare_parameter("summary_path", "").value
         topics = self.declare_parameter("topics", list(TOPICS)).value
         self._min_free_mb: int = self.declare_parameter("min_free_mb", 100).value
         self._folder = Path(out).absolute().parent
@@ -63,7 +70,15 @@ class RecorderNode(Node):
         _require_space(self._folder, 2 * self._min_free_mb)
         self.writer = BagWriter(Path(out), provenance=json.loads(provenance))
         wanted = set(filter(None, self.declare_parameter("wait_for", "").value.split(",")))
-        subscriptions = []
+        cameras = CameraConfig(
+            cameras=tuple(filter(None, self.declare_parameter("cameras", "").value.split(","))),
+            record=self.declare_parameter("images", "compressed").value,
+            transport=self.declare_parameter("image_transport", "raw").value,
+            buffer_bytes=self.declare_parameter("image_buffer_mb", 64).value * 2**20,
+            lockstep=self.declare_parameter("lockstep", False).value,
+        )
+        self._cameras = CameraTopics(self, self.writer, cameras, on_error=self._give_up)
+        subscriptions = [s for topic, s in self._cameras.subscriptions.items() if topic in wanted]
         for topic in topics:
             kind, type_name, qos = TOPICS[topic]
             name = self.resolve_topic_name(topic)
@@ -80,14 +95,24 @@ class RecorderNode(Node):
         def record(data: bytes, info: dict[str, int]) -> None:
             if self.fault:
                 return
-            self.messages += 1
+            self._messages += 1
             try:
                 self.writer.write(name, data, info["received_timestamp"], info["source_timestamp"])
             except OSError as error:
-                self.writer.abandon()
-                self._stop(f"{self.writer.path} cannot be written ({error.strerror})")
+                self._give_up(error)
 
         return record
+
+    @property
+    def messages(self) -> int:
+        """Received so far, images among them."""
+        return self._messages + self._cameras.received
+
+    def _give_up(self, error: OSError) -> None:
+        """Leave the bag as it is; also called by the thread that writes images."""
+        self.writer.abandon()
+        if not self.fault:
+            self._stop(f"{self.writer.path} cannot be written ({error.strerror})")
 
     def _check_space(self) -> None:
         if self.fault:
@@ -105,11 +130,20 @@ class RecorderNode(Node):
 
     def close(self) -> None:
         """Write the index; a bag that cannot take it keeps its whole chunks."""
+        self._cameras.close()
+        for name, counts in self._cameras.counts().items():
+            if counts["written"] < counts["received"] + counts["lost"]:
+                found = ", ".join(f"{count} {what}" for what, count in counts.items())
+                self.get_logger().warning(f"images of {name}: {found}")
         try:
             self.writer.close()
         except OSError as error:
             self.writer.abandon()
             self._stop(f"{self.writer.path} cannot be closed ({error.strerror})")
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that `realign run` reports of the recording."""
+        return {"messages": self.messages, "cameras": self._cameras.counts()}
 
 
 def _require_space(folder: Path, megabytes: int) -> None:
@@ -149,6 +183,8 @@ def main() -> None:
         while time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
     node.close()
+    if node.summary_path:
+        Path(node.summary_path).write_text(json.dumps(node.summary()))
     code = 3 if node.fault else 0
     executor.shutdown()
     node.destroy_node()
