@@ -38,7 +38,9 @@ def pytest_configure() -> None:
 
     Child processes inherit the environment.
     """
-    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
     hypothesis.settings.load_profile("any machine")
     os.environ["ROS_DOMAIN_ID"] = str(ros_domain_id())
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
