@@ -78,7 +78,7 @@ def _load(policy: Path, backend: str | None, python: str | None) -> Policy:
     """The policy, to be evaluated where the options say."""
     from policies.checkpoint import inspect, load_policy
     from policies.robots import get_robot
-    from policies.vla.lerobot.checkpoint import load_lerobot_policy
+    from policies.vla.lerobot.checkpoint import load_policy as load_lerobot_policy
     from policies.vla.lerobot.config import KIND
     from policies.vla.lerobot.model import RunConfig
 

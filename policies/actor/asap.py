@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from policies.actor.config import ActionConfig, ActorConfig, Reader, read_json
 from policies.actor.onnx_model import io_sizes, parse_onnx
-from policies.checkpoint import check_writable, save_checkpoint
+from policies.checkpoint import save_checkpoint
+from policies.checkpoint_files import check_writable
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from policies.processors import HISTORY, TermConfig

@@ -6,17 +6,16 @@ States are named ``quantity/joint`` with the quantities of :data:`QUANTITIES`, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.actor.config import ActionConfig
 from policies.actor.onnx_actor import VelocityPlan, check_robot, pose_array
-from policies.diffusion.config import SAMPLERS, RobotBinding, dump_config
+from policies.diffusion.config import RobotBinding
 from policies.diffusion.interface import ChunkModel, Window
-from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import (
     ActionChunk,
@@ -27,7 +26,6 @@ from policies.interface import (
     reorder_index,
 )
 from policies.messages import NS
-from policies.robots import get_robot
 
 QUANTITIES = ("qpos", "qvel", "effort", "command", "command_velocity", "tracking_error")
 """Joint quantities: measured position, rad, velocity, rad/s, and torque, Nm; the policy's own
@@ -305,40 +303,3 @@ class ChunkPolicy:
             image = observation.images[camera.name]
             past = self._images.get(camera.name) or [image] * keep
             self._images[camera.name] = [*past[1:], image][-keep:]
-
-
-def describe(model: GenerativeModel, sha256: str, files: Mapping[str, str]) -> dict[str, Any]:
-    """What a checkpoint is and needs, JSON-ready.
-
-    Args:
-        model: as loaded.
-        sha256: hash over the checkpoint's files.
-        files: file name -> its sha256.
-
-    Raises:
-        InputError: the model does not fit the robot that it names.
-    """
-    config = model.config
-    described = dump_config(config)
-    topics = ["joint_states"]
-    if config.robot is not None:
-        policy = ChunkPolicy(model, get_robot(config.robot.name), sha256)
-        topics += ["goal"] * ("goal" in policy.spec.needs)
-    return {
-        "name": config.spec.name,
-        "kind": config.kind,
-        "type": described["type"],
-        "robot": config.robot.name if config.robot else None,
-        "robot_fingerprint": config.robot.fingerprint if config.robot else None,
-        "rate_hz": config.spec.rate_hz,
-        "duration_s": None,
-        "topics": sorted(topics) if config.robot else None,
-        "spec": described["spec"],
-        "network": described["network"],
-        "sampler": described["sampler"],
-        "samplers": list(SAMPLERS[config.kind]),
-        "start_pose_rad": config.robot.start_pose_rad if config.robot else None,
-        "source": config.provenance,
-        "sha256": sha256,
-        "files": dict(files),
-    }

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.checkpoint import check_writable, read_chunk_checkpoint, save_chunk_model
+from policies.checkpoint_files import check_writable
 from policies.datasets.demonstrations import Demonstrations, load_demonstrations
 from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
+from policies.diffusion.checkpoint import read_chunk_checkpoint, save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.errors import InputError
 from policies.robots import get_robot

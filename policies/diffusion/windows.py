@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.normaliser import Normalisation, Normaliser, fit_normaliser
 from policies.errors import InputError
 from policies.interface import Float
 from policies.processors import Float32
+
+if TYPE_CHECKING:
+    from policies.datasets.demonstrations import Demonstrations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ is activated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.actor.config import Reader
+from policies.checkpoint_files import CONFIG_FILE, read_config
 from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.errors import InputError
 from policies.interface import RobotSpec
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 KIND = "remote_policy"
 SCHEMA = 1
-CONFIG_FILE = "config.json"
 
 
 def write_descriptor(
@@ -52,13 +51,12 @@ def write_descriptor(
     (folder / CONFIG_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def load_remote(data: Mapping[str, Any], robot: RobotSpec, where: str) -> ChunkPolicy:
+def load_policy(path: Path, robot: RobotSpec) -> ChunkPolicy:
     """The policy that a descriptor speaks of; nothing is connected yet.
 
     Args:
-        data: content of its config.json.
+        path: directory of the descriptor.
         robot: the robot that it shall run on.
-        where: name of the file in error texts.
 
     Raises:
         InputError: a key is missing, unknown or of the wrong kind, or the policy is not for this
@@ -68,7 +66,8 @@ def load_remote(data: Mapping[str, Any], robot: RobotSpec, where: str) -> ChunkP
     from policies.serving.protocol import parse_served
     from policies.serving.server import read_token
 
-    reader = Reader(dict(data), where)
+    where = str(path)
+    reader = Reader(read_config(Path(path))[0], where)
     reader.only("schema", "type", "url", "token_file", "reply_s", "served", "dialect")
     if reader.value("schema") != SCHEMA:
         raise InputError(f"{where}: expected schema {SCHEMA}, got {reader.value('schema')!r}")
@@ -85,22 +84,19 @@ def load_remote(data: Mapping[str, Any], robot: RobotSpec, where: str) -> ChunkP
     return ChunkPolicy(RemoteModel(served, config, dialect), robot, served.sha256)
 
 
-def describe(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a descriptor says, JSON-ready, after all checks of :func:`load_remote`.
-
-    Args:
-        data: content of its config.json.
-        where: name of the file in error texts.
+def describe(path: Path) -> dict[str, Any]:
+    """What a descriptor says, JSON-ready, after all checks of :func:`load_policy`.
 
     Raises:
-        InputError: as :func:`load_remote`.
+        InputError: as :func:`load_policy`.
     """
     from policies.serving.protocol import dump_served, parse_served
 
-    served = parse_served(Reader(dict(data), where).value("served"), f"{where}, 'served'")
+    where, data = str(path), read_config(Path(path))[0]
+    served = parse_served(Reader(data, where).value("served"), f"{where}, 'served'")
     if served.robot is None:
         raise InputError(f"{where}: expected a policy of a robot, got one of a task without one")
-    policy = load_remote(data, get_robot(served.robot.name), where)
+    policy = load_policy(path, get_robot(served.robot.name))
     return {
         "name": policy.spec.name,
         "type": KIND,

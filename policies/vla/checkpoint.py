@@ -145,7 +145,7 @@ def build_vla(
     return VlaModel(config, networks, checkpoint.instructions(encoder), chosen)
 
 
-def load_vla_policy(path: Path, robot: RobotSpec) -> VlaPolicy:
+def load_policy(path: Path, robot: RobotSpec) -> VlaPolicy:
     """Load a policy for ``robot``.
 
     Raises:
@@ -180,10 +180,10 @@ def save_vla(
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint is and needs, JSON-ready, after all checks of :func:`load_vla_policy`.
+    """What a checkpoint is and needs, JSON-ready, after all checks of :func:`load_policy`.
 
     Raises:
-        InputError: as :func:`load_vla_policy`.
+        InputError: as :func:`load_policy`.
     """
     checkpoint = read_vla(path)
     config, model = checkpoint.config, build_vla(checkpoint)

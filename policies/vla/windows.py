@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.datasets.demonstrations import Demonstrations
 from policies.diffusion.windows import Windows
 from policies.interface import Float
+
+if TYPE_CHECKING:
+    from policies.datasets.demonstrations import Demonstrations
 
 _ANCHORS = {"position": "qpos"}
 """Quantity of an action -> quantity of the state that it is relative to."""

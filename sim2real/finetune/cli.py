@@ -8,7 +8,8 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from policies.checkpoint import check_writable, read_checkpoint, save_checkpoint
+from policies.checkpoint import read_checkpoint, save_checkpoint
+from policies.checkpoint_files import check_writable
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from policies.checkpoint import load_chunk_model
 from policies.checkpoint_files import read_config
 from policies.datasets.collect import collect
 from policies.datasets.demonstrations import check_free, save_demonstrations
+from policies.diffusion.checkpoint import load_chunk_model
 from policies.diffusion.interface import ChunkModel
 from policies.errors import InputError
 from policies.evaluation.evaluate import EvaluationConfig, evaluate

@@ -19,7 +19,8 @@ from tqdm import trange
 
 from policies.actor.config import ActionConfig, ActorConfig
 from policies.actor.mlp import mlp_onnx
-from policies.checkpoint import check_writable, load_policy, save_checkpoint
+from policies.checkpoint import load_policy, save_checkpoint
+from policies.checkpoint_files import check_writable
 from policies.errors import InputError
 from policies.expert.reach import ReachExpert
 from policies.interface import Float, RobotSpec

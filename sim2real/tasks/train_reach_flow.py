@@ -12,8 +12,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from policies.checkpoint import check_writable, save_chunk_model
-from policies.checkpoint_files import WEIGHTS_FILE
+from policies.checkpoint_files import WEIGHTS_FILE, check_writable
+from policies.diffusion.checkpoint import save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.config import NetworkConfig, make_sampler
 from policies.diffusion.interface import ChunkSpec

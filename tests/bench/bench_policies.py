@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from policies.checkpoint import load_chunk_model, read_chunk_checkpoint
+from policies.diffusion.checkpoint import load_chunk_model, read_chunk_checkpoint
 from policies.diffusion.export import compare
 from policies.diffusion.interface import blank_window
 from policies.diffusion.model import GenerativeModel

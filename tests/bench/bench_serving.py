@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoint import load_policy, save_chunk_model
+from policies.checkpoint import load_policy
+from policies.diffusion.checkpoint import save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.interface import CameraSpec, ChunkSpec, Window, blank_window
 from policies.expert.reach import ReachExpert

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoint import load_chunk_model, save_chunk_model
 from policies.datasets.collect import collect
 from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.checkpoint import load_chunk_model, save_chunk_model
 from policies.diffusion.config import NetworkConfig
 from policies.diffusion.export import export_onnx
 from policies.diffusion.trainer import TrainConfig, train_model

@@ -19,8 +19,9 @@ import pytest
 from websockets.sync.server import serve
 
 import policies
-from policies.checkpoint import load_policy, save_chunk_model
+from policies.checkpoint import load_policy
 from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.checkpoint import save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.config import SAMPLERS, NetworkConfig
 from policies.diffusion.export import export_onnx

@@ -246,7 +246,8 @@ def test_loading_needs_no_torch_and_no_simulator(saved):
     code = (
         "import sys; from pathlib import Path; from policies.checkpoint import load_policy;"
         "from policies.robots import PANDA; load_policy(Path(sys.argv[1]), PANDA);"
-        "assert not {'torch', 'mujoco', 'rclpy'} & set(sys.modules)"
+        "assert not {'torch', 'mujoco', 'rclpy', 'pyarrow'} & set(sys.modules);"
+        "assert not {name for name in sys.modules if name.startswith('policies.vla')}"
     )
     subprocess.run([sys.executable, "-c", code, str(saved)], check=True)
 

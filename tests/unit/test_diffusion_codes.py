@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from policies.checkpoint import load_chunk_model, read_chunk_checkpoint, save_chunk_model
 from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.checkpoint import load_chunk_model, read_chunk_checkpoint, save_chunk_model
 from policies.diffusion.codes import ResidualCodes, fit_codes, load_codes
 from policies.diffusion.config import NetworkConfig
 from policies.diffusion.export import export_onnx

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from policies.checkpoint import inspect, load_policy, save_chunk_model
+from policies.checkpoint import inspect, load_policy
 from policies.datasets.demonstrations import Demonstrations
+from policies.diffusion.checkpoint import save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.config import NetworkConfig
 from policies.diffusion.export import export_onnx

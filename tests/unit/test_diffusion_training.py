@@ -11,12 +11,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from policies.checkpoint import (
-    load_chunk_model,
-    read_chunk_checkpoint,
-    save_chunk_model,
-)
 from policies.datasets.demonstrations import Demonstrations, save_demonstrations
+from policies.diffusion.checkpoint import load_chunk_model, read_chunk_checkpoint, save_chunk_model
 from policies.diffusion.config import SAMPLERS, NetworkConfig, dump_config, parse_config
 from policies.diffusion.export import compare, export_onnx
 from policies.diffusion.interface import ChunkModel, Prefix, Window
@@ -361,7 +357,8 @@ def test_cameras_are_checked(tmp_path):
 
 def test_running_needs_no_torch(quick):
     code = (
-        "import sys; from policies.checkpoint import load_chunk_model; import numpy as np;"
+        "import sys; import numpy as np;"
+        "from policies.diffusion.checkpoint import load_chunk_model;"
         "from policies.diffusion.interface import Window;"
         f"m = load_chunk_model({str(quick)!r}); m.sample(Window(state=np.zeros((1, 2, 2))));"
         "assert 'torch' not in sys.modules and 'mujoco' not in sys.modules"

@@ -124,7 +124,7 @@ class Blind(PandaBall):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_policy_learns_to_look(environment, tmp_path):
-    from policies.checkpoint import load_chunk_model, save_chunk_model
+    from policies.diffusion.checkpoint import load_chunk_model, save_chunk_model
     from policies.diffusion.config import NetworkConfig
     from policies.diffusion.export import export_onnx
     from policies.diffusion.trainer import TrainConfig, train_model

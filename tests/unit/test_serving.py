@@ -23,7 +23,8 @@ from websockets.sync.server import serve
 import policies
 from policies.actor.config import ActionConfig, ActorConfig
 from policies.actor.mlp import mlp_onnx
-from policies.checkpoint import load_chunk_model, load_policy, save_checkpoint
+from policies.checkpoint import load_policy, save_checkpoint
+from policies.diffusion.checkpoint import load_chunk_model
 from policies.diffusion.interface import CameraSpec, ChunkSpec, Prefix, Window, blank_window
 from policies.errors import InputError
 from policies.interface import Observation

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.actor.config import Reader, read_json
+from policies.checkpoint_files import check_writable
 from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.interface import ChunkSpec
 from policies.errors import InputError
@@ -70,11 +71,6 @@ class Imported:
     tried: dict[str, Any]
 
 
-def is_lerobot(data: Mapping[str, Any]) -> bool:
-    """True if the content of a config.json is that of an imported LeRobot checkpoint."""
-    return data.get("type") == KIND
-
-
 def read_lerobot(path: Path) -> LeRobotCheckpoint:
     """Read an imported checkpoint and compare the hashes.
 
@@ -124,7 +120,7 @@ def load_lerobot_model(path: Path, run: RunConfig | None = None) -> LeRobotModel
     return LeRobotModel(checkpoint.config, checkpoint.spec, checkpoint.folder, run)
 
 
-def load_lerobot_policy(path: Path, robot: RobotSpec, run: RunConfig | None = None) -> ChunkPolicy:
+def load_policy(path: Path, robot: RobotSpec, run: RunConfig | None = None) -> ChunkPolicy:
     """An imported checkpoint as a policy of ``robot``.
 
     Args:
@@ -167,8 +163,6 @@ def import_lerobot(
         InputError: the folder, the map and the robot do not fit together, LeRobot cannot load it,
             or ``out`` exists.
     """
-    from policies.checkpoint import check_writable
-
     source, out = Path(source), Path(out)
     folder = read_folder(source)
     value_map = read_map(map_file, robot)
@@ -210,7 +204,7 @@ def describe(path: Path) -> dict[str, Any]:
     """What an imported checkpoint is and needs, JSON-ready.
 
     Raises:
-        InputError: as :func:`load_lerobot_policy`.
+        InputError: as :func:`load_policy`.
     """
     checkpoint = read_lerobot(path)
     config, spec = checkpoint.config, checkpoint.spec
