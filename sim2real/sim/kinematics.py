@@ -1,4 +1,4 @@
-"""Forward kinematics and Jacobian of an arm's end effector, without dynamics."""
+"""Forward kinematics and Jacobian of an arm's end effector, and what holds it up."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ class Kinematics:
         base = self._data.xmat[self._base].reshape(3, 3)
         index = self._layout.qvel
         return base.T @ linear[:, index], base.T @ angular[:, index]
+
+    def gravity_nm(self, qpos_rad: Float) -> Float:
+        """Torques that the joints' position loops bear at rest at ``qpos_rad``, (n,), Nm."""
+        if self.robot.gravity_compensated:
+            return np.zeros(self.robot.n)
+        self._data.qpos[self._layout.qpos] = qpos_rad
+        self._data.qvel[:] = 0.0
+        mujoco.mj_forward(self._model, self._data)
+        return np.asarray(self._data.qfrc_bias[self._layout.qvel].copy())

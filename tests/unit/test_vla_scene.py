@@ -12,13 +12,7 @@ from policies.robots import get_robot
 from sim2real.sim.camera_rig import CameraRig, RigCamera, SceneObject
 from sim2real.sim.kinematics import Kinematics
 from sim2real.tasks.language_phrases import PHRASINGS, draw_phrase, phrases
-from sim2real.tasks.language_touch import (
-    SPEC,
-    TASKS,
-    TOLERANCE_M,
-    LanguageTouch,
-    LanguageTouchExpert,
-)
+from sim2real.tasks.language_touch import TASKS, LanguageTouch, LanguageTouchExpert
 from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, THINGS, USUAL_VIEWS
 from sim2real.tasks.registry import make_environment, make_expert
 
@@ -174,7 +168,7 @@ def test_things_lie_apart_and_within_reach(environment):
     for seed in range(30):
         environment.reset(seed)
         gaps = np.linalg.norm(environment.places_m[:, None] - environment.places_m[None], axis=2)
-        assert gaps[np.triu_indices(4, 1)].min() > 3 * TOLERANCE_M
+        assert gaps[np.triu_indices(4, 1)].min() > 3 * environment.scene.tolerance_m
         LanguageTouchExpert(environment).reset(seed)  # raises where it is out of reach
 
 
@@ -183,7 +177,7 @@ def test_the_expert_touches_what_is_asked_for_and_only_that(environment):
     data.check()
     assert {name for text in data.task for name in NAMES if name in text} == set(NAMES)
     assert set(data.images) == {"front", "hand"}
-    assert all(10 <= len(state) < SPEC.max_steps for state in data.state)
+    assert all(10 <= len(state) < environment.spec.max_steps for state in data.state)
     assert environment.touched == environment.target
 
 
@@ -194,7 +188,7 @@ def test_touching_the_wrong_thing_is_a_failure():
     one.target = NAMES.index("blue")
     expert.reset(5)  # knows of the blue one
     one.target = NAMES.index("red")
-    for _ in range(SPEC.max_steps):
+    for _ in range(one.spec.max_steps):
         outcome = one.step(expert.act(one._seen()))
         if outcome.done:
             break
