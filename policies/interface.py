@@ -24,7 +24,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class JointSpec:
-    """One revolute joint.
+    """One joint; of a sliding one, read m and N where it says rad and Nm.
 
     Attributes:
         name: joint name as in the robot's URDF and on ``joint_states``.
@@ -35,6 +35,7 @@ class JointSpec:
         default_rad: nominal pose, rad.
         kp_nm_rad, kd_nm_s_rad: gains of the joint PD loop, Nm/rad and Nm s/rad.
         armature_kg_m2, damping_nm_s_rad, friction_nm: nominal simulator values.
+        sliding: the joint slides instead of turning.
     """
 
     name: str
@@ -49,6 +50,7 @@ class JointSpec:
     armature_kg_m2: float
     damping_nm_s_rad: float
     friction_nm: float
+    sliding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,9 @@ class RobotSpec:
             outside the joint range, and is limited by the torque that it can cause.
         gravity_compensated: True where the robot's own controller cancels gravity.
         stop: the end of the stop ladder, ``damp`` (torque = -kd qdot) or ``brake`` (hold).
-        gripper: gripper, or None.
+        gripper: gripper that is commanded beside the joints, or None.
+        coupled: pairs of a joint that has no motor and the joint of ``joints`` whose position a
+            gear gives it.
         max_tilt_rad, max_base_rate_rad_s: limits of the base attitude while active.
     """
 
@@ -107,6 +111,7 @@ class RobotSpec:
     gravity_compensated: bool
     stop: Literal["damp", "brake"]
     gripper: GripperSpec | None = None
+    coupled: tuple[tuple[str, str], ...] = ()
     urdf_prefixes: tuple[str, str] | None = None
     max_tilt_rad: float = 1.0
     max_base_rate_rad_s: float = 15.0

@@ -27,19 +27,25 @@ class Limits:
     jump_rad: Float
 
 
+_SLIDING_MARGIN_M = 0.001
+
+
 def limits_of(robot: RobotSpec, *, margin_rad: float = 0.01) -> Limits:
     """Limits for commands to ``robot``.
 
-    A *position* command keeps the joint's own range (less ``margin_rad``), speed and acceleration.
+    A *position* command keeps the joint's own range (less ``margin_rad``, or 1 mm where the joint
+    slides), speed and acceleration.
     A *set-point* of a PD loop may lie outside the joint's range: policies trained in simulation
     push against a stop to get torque. Beyond the stop by effort / kp the motor is saturated
     wherever the joint is, so nothing further out can be meant: that is the range. Its rate is
     limited to twice the joint speed: a set-point leads the joint.
     """
     if robot.command == "position":
+        sliding = np.array([joint.sliding for joint in robot.joints])
+        margin = np.where(sliding, _SLIDING_MARGIN_M, margin_rad)
         return Limits(
-            lower_rad=robot.lower_rad + margin_rad,
-            upper_rad=robot.upper_rad - margin_rad,
+            lower_rad=robot.lower_rad + margin,
+            upper_rad=robot.upper_rad - margin,
             velocity_rad_s=robot.velocity_limit_rad_s,
             acceleration_rad_s2=robot.array("acceleration_limit_rad_s2"),
             jump_rad=np.full(robot.n, 0.1),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import mujoco
 import numpy as np
@@ -18,36 +17,13 @@ from numpy.typing import NDArray
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.model import build_spec
-from sim2real.sim.stepper import Layout
+from sim2real.sim.scene import GEOMS, SceneObject
+from sim2real.sim.stepper import Layout, default_state
 
-Shape = Literal["box", "ball", "cylinder"]
-
-_GEOMS = {
-    "box": mujoco.mjtGeom.mjGEOM_BOX,
-    "ball": mujoco.mjtGeom.mjGEOM_SPHERE,
-    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
-}
 _FLOOR_RGB = (150, 160, 150)
 _LINK_RGB = ((235, 235, 235), (110, 115, 130))  # in turn along the arm
 _SKY_RGB = (40, 50, 70)
 _AMBIENT = 0.35
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneObject:
-    """A coloured shape that stands upright.
-
-    Attributes:
-        name: name of the object.
-        shape: what it is.
-        half_size_m: half of its height and of its width, m.
-        rgb: colour, 0 to 255 each.
-    """
-
-    name: str
-    shape: Shape
-    half_size_m: float
-    rgb: tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,21 +71,21 @@ class CameraRig:
         spec = build_spec(robot)
         spec.compiler.discardvisual = False  # of the arm's shapes none collides
         for thing in objects:
-            body = spec.worldbody.add_body(name=f"object/{thing.name}", mocap=True)
-            body.add_geom(type=_GEOMS[thing.shape], size=[thing.half_size_m] * 3)
+            body = spec.worldbody.add_body(name=thing.body, mocap=True)
+            body.add_geom(type=GEOMS[thing.shape], size=[thing.half_size_m] * 3)
         spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 0.05])
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
-        self._qpos = Layout(robot, self._model).qpos
+        self._robot, self._layout = robot, Layout(robot, self._model)
         self._mocap = np.array(
-            [self._model.body(f"object/{thing.name}").mocapid[0] for thing in objects], dtype=int
+            [self._model.body(thing.body).mocapid[0] for thing in objects], dtype=int
         )
         self._colours = self._palette(objects)
         self._views = {camera.name: self._view(camera, robot) for camera in cameras}
 
     def _palette(self, objects: Sequence[SceneObject]) -> Float:
         """Colour of each geom; the last row is that of no geom."""
-        own = {self._model.body(f"object/{thing.name}").id: thing.rgb for thing in objects}
+        own = {self._model.body(thing.body).id: thing.rgb for thing in objects}
         rows = []
         for body in (int(body) for body in self._model.geom_bodyid):
             rows.append(own.get(body, _LINK_RGB[body % 2] if body else _FLOOR_RGB))
@@ -132,17 +108,21 @@ class CameraRig:
         )
 
     def images(
-        self, qpos_rad: Float, object_m: Float, cameras: Sequence[str] | None = None
+        self, qpos_rad: Float, objects: Float, cameras: Sequence[str] | None = None
     ) -> Mapping[str, NDArray[np.uint8]]:
         """What the cameras see, camera name -> (H, W, 3).
 
         Args:
             qpos_rad: joint positions, (n,), rad.
-            object_m: centres of the objects in the world, (objects, 3), m.
+            objects: centres of upright objects in the world, (objects, 3), m, or centres and
+                orientations, wxyz, (objects, 7).
             cameras: which of them; None for all.
         """
-        self._data.qpos[self._qpos] = qpos_rad
-        self._data.mocap_pos[self._mocap] = object_m
+        state = default_state(self._robot, qpos_rad)
+        self._layout.write(state, self._data.qpos, self._data.qvel)
+        self._data.mocap_pos[self._mocap] = objects[:, :3]
+        if objects.shape[1] == 7:
+            self._data.mocap_quat[self._mocap] = objects[:, 3:]
         mujoco.mj_kinematics(self._model, self._data)
         names = self._views if cameras is None else cameras
         return {name: self._image(self._views[name]) for name in names}

@@ -181,9 +181,8 @@ def end_body(robot: RobotSpec) -> str:
     """Body that carries a payload."""
     if robot.floating_base:
         return "torso_link"
-    if robot.gripper is None:
-        return "gripper_link"
-    return robot.base_body.replace("_link0", "_hand")  # panda_hand, fr3_hand
+    arm, link, _ = robot.base_body.partition("_link0")
+    return f"{arm}_hand" if link else "gripper_link"  # panda_hand, fr3_hand
 
 
 def size_of_arm(robot: RobotSpec) -> float:

@@ -26,6 +26,7 @@ FINGER_ARMATURE_KG = 0.5
 FLOOR_FRICTION = 1.0
 FLOOR_SOFTNESS_S = 0.02  # the default of MuJoCo
 PAYLOAD_RADIUS_M = 0.03
+_GEAR_STIFFNESS_S = 0.005
 
 
 def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
@@ -75,8 +76,18 @@ def build_spec(robot: RobotSpec, gap: Gap | None = None) -> mujoco.MjSpec:
         for name in robot.gripper.finger_joints:
             spec.joint(name).armature = FINGER_ARMATURE_KG
             _pd_actuator(spec, name, FINGER_KP_N_M, FINGER_KD_N_S_M, robot.gripper.max_force_n)
+    _couple(spec, robot)
     _change_masses(spec, robot, gap)
     return spec
+
+
+def _couple(spec: mujoco.MjSpec, robot: RobotSpec) -> None:
+    """Tie the joints without a motor to those whose gear moves them."""
+    for follower, leader in robot.coupled:
+        spec.joint(follower).armature = spec.joint(leader).armature
+        equality = spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=follower, name2=leader)
+        equality.data[:2] = 0.0, 1.0  # follower = 0 + 1 * leader
+        equality.solref = [_GEAR_STIFFNESS_S, 1.0]
 
 
 def _change_masses(spec: mujoco.MjSpec, robot: RobotSpec, gap: Gap) -> None:

@@ -14,6 +14,7 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.gaps import Gap
 from sim2real.sim.model import JointParameters, build_model
+from sim2real.sim.scene import OBJECT_PREFIX, SceneObject, Things, build_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,18 @@ class Layout:
         self.qpos = np.array([j.qposadr[0] for j in joints])
         self.qvel = np.array([j.dofadr[0] for j in joints])
         self.ctrl = np.array([model.actuator(name).id for name in robot.joint_names])
+        coupled = [model.joint(name) for name, _ in robot.coupled]
+        self._coupled_qpos = np.array([j.qposadr[0] for j in coupled], dtype=int)
+        self._coupled_qvel = np.array([j.dofadr[0] for j in coupled], dtype=int)
+        self._leaders = np.array([robot.joint_names.index(b) for _, b in robot.coupled], dtype=int)
         self.base_qpos = 0 if robot.floating_base else None
         # The robot's own bodies: a payload or the world is not part of a pose error.
         own = [
             i
             for i in range(1, model.nbody)
-            if not model.body(i).name.endswith("_payload") and model.body(i).name != "world"
+            if not model.body(i).name.endswith("_payload")
+            and not model.body(i).name.startswith(OBJECT_PREFIX)
+            and model.body(i).name != "world"
         ]
         self.bodies = np.array(own)
         self.body_names = [model.body(i).name for i in own]
@@ -84,6 +91,8 @@ class Layout:
         """Put ``state`` into full arrays qpos (..., nq) and qvel (..., nv), in place."""
         qpos[..., self.qpos] = state.qpos_rad
         qvel[..., self.qvel] = state.qvel_rad_s
+        qpos[..., self._coupled_qpos] = state.qpos_rad[..., self._leaders]
+        qvel[..., self._coupled_qvel] = state.qvel_rad_s[..., self._leaders]
         if self.base_qpos is not None:
             if state.base_pos_m is None or state.base_quat_wxyz is None:
                 raise InputError(
@@ -118,18 +127,30 @@ class Stepper:
         gap: dynamics gap, None for nominal.
         rate_hz: control rate, default ``robot.control_rate_hz``; a control tick is a whole number
             of physics steps.
+        objects: things that lie on the floor and can be grasped; they stay where they are in
+            :meth:`reset`.
+
+    Attributes:
+        things: the objects; none if there are none.
 
     Raises:
-        InputError: the rate does not divide into physics steps.
+        InputError: the rate does not divide into physics steps, or objects beside a robot with a
+            floating base.
     """
 
     def __init__(
-        self, robot: RobotSpec, gap: Gap | None = None, *, rate_hz: float | None = None
+        self,
+        robot: RobotSpec,
+        gap: Gap | None = None,
+        *,
+        rate_hz: float | None = None,
+        objects: Sequence[SceneObject] = (),
     ) -> None:
         self.robot = robot
         self.gap = gap or Gap()
-        self.model = build_model(robot, gap)
+        self.model = build_scene(robot, objects, gap) if objects else build_model(robot, gap)
         self.data = mujoco.MjData(self.model)
+        self.things = Things(self.model, self.data, objects)
         self.layout = Layout(robot, self.model)
         self.decimation = decimation(robot, rate_hz or robot.control_rate_hz)
         self.delay_steps = round(self.gap.delay_s / robot.physics_dt_s)
@@ -155,8 +176,10 @@ class Stepper:
             previous_targets: commands of the control ticks before this one, newest last, (k, n):
                 what is still on its way through the actuator delay. Default: the joint positions.
         """
+        places_m = self.things.poses[:, :3]
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = self._neutral
+        self.things.place(places_m)
         self.layout.write(state, self.data.qpos, self.data.qvel)
         for i, actuator in enumerate(self.layout.fingers):
             self.data.ctrl[actuator] = self._neutral[self.layout.finger_qpos[i]]

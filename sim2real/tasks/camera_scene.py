@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from policies.diffusion.interface import CameraSpec
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
-from sim2real.sim.camera_rig import CameraRig, RigCamera, SceneObject
+from sim2real.sim.camera_rig import CameraRig, RigCamera
+from sim2real.sim.scene import SceneObject
 from sim2real.tasks.panda_scene import THINGS, USUAL_VIEWS, draw_places
 
 _BOX_HALF_SIZE_M = 0.015

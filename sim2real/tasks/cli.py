@@ -17,18 +17,19 @@ from policies.evaluation.evaluate import EvaluationConfig, evaluate
 from policies.evaluation.loop import ExecutionConfig
 from policies.vla.checkpoint import build_vla, is_vla, read_vla
 from sim2real.results import check_new, write_json
-from sim2real.tasks import language_touch, metaworld
-from sim2real.tasks.registry import make_environment, make_expert
+from sim2real.tasks import language_pick, language_touch, metaworld
+from sim2real.tasks.registry import TOLD_TASKS, make_environment, make_expert
 
 DEFAULT_NOISE = 0.1
 LINGER = {
     **dict.fromkeys(metaworld.TASKS, 20),  # a quarter of a second
-    **dict.fromkeys(language_touch.TASKS, 3),
+    **dict.fromkeys(TOLD_TASKS, 3),
 }
 EXPERT_NOISE = {
     "obstacle": 0.05,
     "panda-ball": 0.02,
     **dict.fromkeys(language_touch.TASKS, 0.02),
+    **dict.fromkeys(language_pick.TASKS, 0.008),
 }
 
 
@@ -46,7 +47,8 @@ def policy_demos(
     Args:
         task: obstacle; panda-ball, which has a camera and needs realign[video]; language-touch,
             which has two and asks for one of four things in words, or always for the same with
-            -red, -green, -blue or -yellow; or one of Meta-World, which needs realign[metaworld]:
+            -red, -green, -blue or -yellow; language-pick, likewise, where the thing shall be
+            lifted; or one of Meta-World, which needs realign[metaworld]:
             reach-v3, drawer-open-v3, pick-place-v3, peg-insert-side-v3.
         out: dataset to write, LeRobotDataset v3 layout.
         episodes: successful runs to record.
@@ -169,9 +171,9 @@ def _load(
     """The model of a checkpoint of any kind that answers with chunks."""
     if not is_vla(read_config(policy)[0]):
         return load_chunk_model(policy, primer=primer, backend=backend, **how)
-    if task not in language_touch.TASKS or primer is not None:
+    if task not in TOLD_TASKS or primer is not None:
         raise InputError(
-            f"{policy}: expected a task with instructions, out of {list(language_touch.TASKS)}, "
+            f"{policy}: expected a task with instructions, out of {list(TOLD_TASKS)}, "
             f"and no primer for a policy that reads instructions, got {task!r} and {primer!r}"
         )
     return build_vla(read_vla(policy), backend=backend, **how)

@@ -6,12 +6,13 @@ which of them is meant. One camera stands in front of the arm, the other is carr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from policies.interface import Float
-from sim2real.sim.camera_rig import RigCamera, SceneObject
+from sim2real.sim.camera_rig import RigCamera
+from sim2real.sim.scene import SceneObject
 
 HALF_SIZE_M = 0.03
 THINGS = (
@@ -21,7 +22,11 @@ THINGS = (
     SceneObject(name="yellow", shape="cylinder", half_size_m=HALF_SIZE_M, rgb=(235, 210, 30)),
 )
 NAMES = tuple(thing.name for thing in THINGS)
-_LOWER_M, _UPPER_M = (0.36, -0.28), (0.62, 0.28)
+SMALL_HALF_SIZE_M = 0.022
+SMALL_THINGS = tuple(replace(thing, half_size_m=SMALL_HALF_SIZE_M) for thing in THINGS)
+"""The same in a size that goes between the fingers."""
+_AREA_M = np.array([[0.36, -0.28], [0.62, 0.28]])
+_SMALL_AREA_M = np.array([[0.38, -0.22], [0.60, 0.22]])
 _APART_M = 0.14
 _FRONT, _HAND = "front", "hand"
 
@@ -35,11 +40,13 @@ class Views:
             arm, degrees.
         distance_m: horizontal distance from that vertical, m.
         height_m: above the floor, m.
+        fov_deg: vertical field of view of the front camera, degrees.
     """
 
     azimuth_deg: float = 0.0
     distance_m: float = 0.85
     height_m: float = 0.9
+    fov_deg: float = 40.0
 
     def cameras(self) -> tuple[RigCamera, RigCamera]:
         """The two cameras, 64 x 64 pixels."""
@@ -49,7 +56,7 @@ class Views:
             name=_FRONT,
             position_m=(float(x), float(y), self.height_m),
             target_m=(0.45, 0.0, 0.1),
-            fov_deg=40.0,
+            fov_deg=self.fov_deg,
         )
         hand = RigCamera(
             name=_HAND,
@@ -63,14 +70,25 @@ class Views:
 
 
 USUAL_VIEWS = Views()
+CLOSE_VIEWS = Views(fov_deg=34.0)
+"""The front camera sees no more than where the small things may lie."""
 MOVED_VIEWS = Views(azimuth_deg=35.0, distance_m=0.75, height_m=1.0)
 """The front camera after somebody has moved it."""
 
 
 def draw_places(rng: np.random.Generator) -> Float:
     """Centres of the things, not too close to each other, (4, 3), m."""
+    return _apart(rng, _AREA_M, HALF_SIZE_M)
+
+
+def draw_small_places(rng: np.random.Generator) -> Float:
+    """Centres of the small things, (4, 3), m."""
+    return _apart(rng, _SMALL_AREA_M, SMALL_HALF_SIZE_M)
+
+
+def _apart(rng: np.random.Generator, area_m: Float, height_m: float) -> Float:
     while True:
-        places = rng.uniform(_LOWER_M, _UPPER_M, (len(THINGS), 2))
+        places = rng.uniform(area_m[0], area_m[1], (len(THINGS), 2))
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)
         if gaps[np.triu_indices(len(THINGS), 1)].min() >= _APART_M:
-            return np.column_stack([places, np.full(len(THINGS), HALF_SIZE_M)])
+            return np.column_stack([places, np.full(len(THINGS), height_m)])

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from policies.errors import InputError
 from policies.evaluation.environment import Environment, Expert
-from sim2real.tasks import language_phrases, language_touch, metaworld, obstacle, panda_ball
+from sim2real.tasks import (
+    language_phrases,
+    language_pick,
+    language_touch,
+    metaworld,
+    obstacle,
+    panda_ball,
+)
 
-TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *language_touch.TASKS, *metaworld.TASKS)
+TOLD_TASKS = (*language_touch.TASKS, *language_pick.TASKS)
+"""Those that have instructions."""
+TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *TOLD_TASKS, *metaworld.TASKS)
 
 
 def make_environment(
@@ -26,10 +35,12 @@ def make_environment(
     """
     if task in language_touch.TASKS:
         return language_touch.LanguageTouch(task, instruction=instruction, phrasing=phrasing)
+    if task in language_pick.TASKS:
+        return language_pick.LanguagePick(task, instruction=instruction, phrasing=phrasing)
     if instruction is not None or phrasing != "train":
         raise InputError(
             f"task {task}: expected no instruction, since it has but one thing to do; use one out "
-            f"of {list(language_touch.TASKS)}"
+            f"of {list(TOLD_TASKS)}"
         )
     if task == obstacle.SPEC.name:
         return obstacle.Obstacle()
@@ -52,6 +63,8 @@ def make_expert(environment: Environment) -> Expert:
         return panda_ball.PandaBallExpert(environment)
     if isinstance(environment, language_touch.LanguageTouch):
         return language_touch.LanguageTouchExpert(environment)
+    if isinstance(environment, language_pick.LanguagePick):
+        return language_pick.LanguagePickExpert(environment)
     if isinstance(environment, metaworld.MetaWorld):
         return metaworld.MetaWorldExpert(environment)
     raise InputError(f"task {environment.spec.name}: expected one with an expert, it has none")

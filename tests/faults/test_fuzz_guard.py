@@ -77,7 +77,10 @@ class Bench:
         reach = self.robot.velocity_limit_rad_s * self.dt_s
         moved = np.clip(0.5 * (target - self.qpos), -reach, reach)
         moved += self.rng.normal(0.0, 1e-6, self.robot.n)
-        new = np.clip(self.qpos + moved, self.robot.lower_rad, self.robot.upper_rad)
+        # It is not measured where it has not been told to go: there the guard would hold it.
+        lower = np.maximum(self.robot.lower_rad, self.limits.lower_rad)
+        upper = np.minimum(self.robot.upper_rad, self.limits.upper_rad)
+        new = np.clip(self.qpos + moved, lower, upper)
         self.qvel = (new - self.qpos) / self.dt_s
         self.qpos = new
 

@@ -28,8 +28,14 @@ def describe(robot: RobotSpec, gap: Gap | None = None) -> dict[str, Any]:
         Plain values for JSON, as ``workers/wire.py`` lists them.
 
     Raises:
-        InputError: robot model not installed, or the gap names a joint or body that is not there.
+        InputError: robot model not installed, the robot has coupled joints, or the gap names a
+            joint or body that is not there.
     """
+    if robot.coupled:
+        raise InputError(
+            f"expected a robot whose joints all have a motor in another engine than mujoco, got "
+            f"{robot.name}, which couples {robot.coupled[0][0]} to another; use --engine mujoco"
+        )
     gap = gap or Gap()
     urdf = _read_urdf(robot)
     links = [link.get("name", "") for link in urdf.findall("link")]

@@ -1,0 +1,230 @@
+"""Four tasks in one scene that only the instruction tells apart: pick up one of four things.
+
+The Panda with its hand as a joint (:mod:`policies.robots.panda_hand`) sees through two cameras; its
+state holds the joint positions and nothing of the things. They lie freely and are held by friction
+between the fingers, or not at all. To lift a wrong thing is a failure, and which one was lifted is
+kept, so that an evaluation can tell obedience from chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.errors import InputError
+from policies.evaluation.environment import EnvironmentSpec, Outcome, Seen
+from policies.interface import Float
+from policies.robots import get_robot
+from policies.runtime.action_queue import Hold
+from policies.runtime.upsampling import Upsampler
+from sim2real.sim.camera_rig import CameraRig
+from sim2real.sim.kinematics import Kinematics
+from sim2real.sim.stepper import Stepper, default_state
+from sim2real.tasks.language_phrases import Phrasing, draw_phrase
+from sim2real.tasks.panda_scene import (
+    CLOSE_VIEWS,
+    NAMES,
+    SMALL_HALF_SIZE_M,
+    SMALL_THINGS,
+    Views,
+    draw_small_places,
+)
+
+PREFIX = "language-pick"
+TASKS = (PREFIX, *(f"{PREFIX}-{name}" for name in NAMES))
+"""The first asks for another thing in every run, the others always for the same."""
+LIFT_M = 0.08
+_ROBOT = get_robot("panda_hand")
+_ARM = slice(0, 7)
+_START_SPREAD_RAD = 0.05
+
+SPEC = EnvironmentSpec(
+    name=PREFIX,
+    state_names=tuple(f"qpos/{joint}" for joint in _ROBOT.joint_names),
+    action_names=tuple(f"position/{joint}" for joint in _ROBOT.joint_names),
+    rate_hz=10.0,
+    max_steps=90,
+    hold=Hold(rest=tuple(_ROBOT.default_rad.tolist()), keep=(True,) * _ROBOT.n),
+    smooth=(True,) * 7 + (False,),
+)
+
+
+def lifted_thing(rise_m: Float) -> int | None:
+    """Index of the thing that has been lifted, or None.
+
+    Args:
+        rise_m: how much higher than at the start the things are, (4,), m.
+    """
+    highest = int(np.argmax(rise_m))
+    return highest if rise_m[highest] >= LIFT_M else None
+
+
+class LanguagePick:
+    """The environment: state is the joint positions, action the commanded ones, rad and m.
+
+    The scene of a seed is the same whatever is asked for.
+
+    Args:
+        task: one of :data:`TASKS`.
+        instruction: what the policy is told in every run, whatever the task counts as success;
+            None to say what the task is.
+        phrasing: words that are used to say it.
+        views: where the front camera stands.
+        look_every: steps from one image to the next; in between the last one is shown again. A
+            policy that is asked every so many steps sees the same and waits less for the cameras.
+
+    Attributes:
+        target: index of the thing that this run is about.
+        lifted: index of the thing that was lifted, or None as yet.
+        places_m: centres of the things at the start, (4, 3), m.
+
+    Raises:
+        InputError: no such task.
+    """
+
+    def __init__(
+        self,
+        task: str = PREFIX,
+        *,
+        instruction: str | None = None,
+        phrasing: Phrasing = "train",
+        views: Views = CLOSE_VIEWS,
+        look_every: int = 1,
+    ) -> None:
+        if task not in TASKS:
+            raise InputError(f"task: expected one out of {list(TASKS)}, got {task!r}")
+        self.spec = replace(SPEC, name=task)
+        self._thing = NAMES.index(task.removeprefix(f"{PREFIX}-")) if task != PREFIX else None
+        self._said, self._phrasing = instruction, phrasing
+        self.kinematics = Kinematics(_ROBOT)
+        self._stepper = Stepper(_ROBOT, objects=SMALL_THINGS)
+        self._rig = CameraRig(_ROBOT, SMALL_THINGS, views.cameras())
+        self._upsampler = Upsampler(round(_ROBOT.control_rate_hz / SPEC.rate_hz))
+        self.target, self.lifted = 0, None
+        self.places_m: Float = np.zeros((len(SMALL_THINGS), 3))
+        self.instruction = ""
+        self._look_every, self._steps = look_every, 0
+        self._images: dict[str, NDArray[np.uint8]] = {}
+
+    target: int
+    lifted: int | None
+
+    def reset(self, seed: int) -> Seen:
+        """Start near the default pose, with the places of ``seed``."""
+        rng = np.random.default_rng(seed)
+        self.places_m = draw_small_places(rng)
+        self.target = seed % len(NAMES) if self._thing is None else self._thing
+        self.lifted = None
+        self._steps = 0
+        said = self._said
+        self.instruction = (
+            draw_phrase(NAMES[self.target], self._phrasing, seed, "pick") if said is None else said
+        )
+        pose = _ROBOT.default_rad.copy()
+        pose[_ARM] += rng.normal(0.0, _START_SPREAD_RAD, 7)
+        pose = np.clip(pose, _ROBOT.lower_rad, _ROBOT.upper_rad)
+        self._stepper.things.place(self.places_m)
+        self._stepper.reset(default_state(_ROBOT, pose))
+        self._upsampler.reset()
+        self._upsampler.commands(pose)
+        return self._seen()
+
+    def step(self, action: Float) -> Outcome:
+        """Go to the commanded positions, (8,), rad and m, in 0.1 s.
+
+        Raises:
+            InputError: the action is not finite.
+        """
+        if action.shape != (_ROBOT.n,) or not np.isfinite(action).all():
+            raise InputError(f"{PREFIX}: expected {_ROBOT.n} finite positions, got {action}")
+        limited = np.clip(action, _ROBOT.lower_rad, _ROBOT.upper_rad)
+        for command in self._upsampler.commands(limited):
+            self._stepper.step(command)
+        if self.lifted is None:
+            self.lifted = lifted_thing(self.things_m[:, 2] - self.places_m[:, 2])
+        return Outcome(
+            seen=self._seen(),
+            success=self.lifted == self.target,
+            failure=self.lifted not in (None, self.target),
+        )
+
+    @property
+    def things_m(self) -> Float:
+        """Where the centres of the things are now, (4, 3), m."""
+        return self._stepper.things.poses[:, :3]
+
+    def _seen(self) -> Seen:
+        qpos = self._stepper.state.qpos_rad
+        if self._steps % self._look_every == 0:
+            self._images = dict(self._rig.images(qpos, self._stepper.things.poses))
+        self._steps += 1
+        return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
+
+
+_STEP_M = 0.04
+_GAIN = 0.8
+_STEP_RAD = 0.12
+_SLOPE = 3.0  # height above the thing, for each metre that the hand is aside of it
+_ABOVE_M = 0.10
+_CENTRED_M = 0.007
+_OPEN_M, _CLOSING_M = 0.038, 0.006
+_CLOSED_M = SMALL_HALF_SIZE_M + 0.0025
+_EMPTY_M = SMALL_HALF_SIZE_M - 0.008
+_ROTATION_WEIGHT, _POSTURE_WEIGHT = 0.3, 0.02
+
+
+class LanguagePickExpert:
+    """Knows where the thing is: comes down above it in a funnel, closes the hand, lifts.
+
+    What it does depends on what is seen and not on what it did, so that a policy that sees one
+    moment can do the same.
+
+    Args:
+        environment: the environment whose things it knows.
+    """
+
+    def __init__(self, environment: LanguagePick) -> None:
+        self._environment = environment
+        kinematics = environment.kinematics
+        self._down = kinematics.end_effector(_ROBOT.default_rad)[1].round()
+
+    def reset(self, seed: int) -> None:
+        """Nothing is kept from one moment to the next."""
+
+    def act(self, seen: Seen) -> Float:
+        """Next joint positions on the way, (8,), rad and m."""
+        qpos = seen.state
+        thing_m = self._environment.things_m[self._environment.target]
+        hand_m, rotation = self._environment.kinematics.end_effector(qpos)
+        finger = float(qpos[-1])
+        aside = float(np.linalg.norm((thing_m - hand_m)[:2]))
+        height = float(hand_m[2] - thing_m[2])
+        inside = aside < 2.0 * _CENTRED_M and abs(height) < 2.0 * _CENTRED_M
+        centred = aside < _CENTRED_M and abs(height) < _CENTRED_M
+        goal_m, grip = thing_m.copy(), _OPEN_M
+        if inside and _EMPTY_M < finger < _CLOSED_M:
+            goal_m, grip = hand_m + np.array([0.0, 0.0, 0.1]), finger - _CLOSING_M
+        elif centred or (inside and finger < _OPEN_M - 0.004):
+            grip = finger - _CLOSING_M
+        else:
+            goal_m[2] += np.clip(_SLOPE * (aside - _CENTRED_M), 0.0, _ABOVE_M)
+        return self._towards(qpos, hand_m, rotation, goal_m, grip)
+
+    def _towards(
+        self, qpos: Float, hand_m: Float, rotation: Float, goal_m: Float, grip_m: float
+    ) -> Float:
+        """A step of the hand, kept upright, towards ``goal_m``."""
+        way = _GAIN * (goal_m - hand_m)
+        way *= min(1.0, _STEP_M / max(float(np.linalg.norm(way)), 1e-9))
+        turn = 0.5 * np.cross(rotation, self._down, axis=0).sum(axis=1)
+        linear, angular = self._environment.kinematics.jacobian(qpos)
+        arm = _ROBOT.default_rad[_ARM] - qpos[_ARM]
+        rows = np.vstack(
+            [linear[:, _ARM], _ROTATION_WEIGHT * angular[:, _ARM], _POSTURE_WEIGHT * np.eye(7)]
+        )
+        wanted = np.concatenate([way, _ROTATION_WEIGHT * turn, _POSTURE_WEIGHT * 0.1 * arm])
+        step, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+        step *= min(1.0, _STEP_RAD / max(float(np.abs(step).max()), 1e-9))
+        return np.append(qpos[_ARM] + step, grip_m)
