@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     path = Path(path)
     data, raw = read_config(path)
     config = parse_config(data, str(path / CONFIG_FILE))
-    content = read_networks(path, data, (MODEL_FILE,))
+    content = read_networks(path, data, raw, (MODEL_FILE,))
     hashes, whole = digests(raw, content)
     return Checkpoint(config=config, model=content[MODEL_FILE], sha256=whole, files=hashes)
 

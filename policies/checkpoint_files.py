@@ -1,6 +1,7 @@
 """Files of a checkpoint: read whole and unaltered, written whole or not at all.
 
-A checkpoint is a directory with ``config.json``, which states the sha256 of each other file.
+A checkpoint is a directory with ``config.json``, which states the sha256 of each file, its own
+among them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from policies.errors import InputError
 from policies.processors import Float32
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_NO_HASH = "0" * 64
 _MAX_CONFIG_BYTES = 4_000_000
 _MAX_MODEL_BYTES = 2_000_000_000
 
@@ -62,13 +64,18 @@ def read_config(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def read_networks(
-    path: Path, data: Mapping[str, Any], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+    path: Path,
+    data: Mapping[str, Any],
+    raw: bytes,
+    needed: tuple[str, ...],
+    optional: tuple[str, ...] = (),
 ) -> dict[str, bytes]:
     """Content of the files that config.json names, after a comparison of the hashes.
 
     Args:
         path: checkpoint directory.
-        data: content of config.json.
+        data: content of config.json, parsed.
+        raw: the same as it is in the file.
         needed: files that must be there.
         optional: files that may be.
 
@@ -76,7 +83,7 @@ def read_networks(
         InputError: a file is missing, altered, or not known.
     """
     files = Reader(data.get("files"), f"{path / CONFIG_FILE}, 'files'")
-    files.only(*needed, *optional)
+    files.only(CONFIG_FILE, *needed, *optional)
     content = {}
     for name in (*needed, *(name for name in optional if files.has(name))):
         expected = files.text(name)
@@ -87,6 +94,7 @@ def read_networks(
                 f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
                 f"got {found[:12]}...; the file was altered or cut off, copy the checkpoint again"
             )
+    check_seal(path / CONFIG_FILE, data, raw)
     return content
 
 
@@ -124,9 +132,51 @@ def parse_weights(content: Mapping[str, bytes], what: str) -> dict[str, Float32]
 
 
 def config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:
-    """config.json with the hashes of the other files."""
-    hashes = {name: _sha256(x) for name, x in content.items()}
-    return json.dumps({**data, "files": hashes}, indent=1) + "\n"
+    """config.json with the hashes of the other files, sealed."""
+    return seal(data, {name: _sha256(x) for name, x in content.items()})
+
+
+def seal(data: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """config.json with its own hash in it: that of its bytes with zeros in the hash's place.
+
+    Args:
+        data: what it says, all but ``files``.
+        hashes: file name -> sha256 of the other files.
+    """
+    text = json.dumps({**data, "files": {CONFIG_FILE: _NO_HASH, **hashes}}, indent=1) + "\n"
+    return text.replace(_seal_of(_NO_HASH), _seal_of(_sha256(text.encode())), 1)
+
+
+def check_seal(path: Path, data: Mapping[str, Any], raw: bytes) -> None:
+    """Compare config.json with its own hash; older ones have none.
+
+    Args:
+        path: of config.json, for error texts.
+        data: its content, parsed.
+        raw: its content as it is in the file.
+
+    Raises:
+        InputError: it was altered.
+    """
+    if not is_sealed(data):
+        return
+    stated = Reader(data["files"], f"{path}, 'files'").text(CONFIG_FILE)
+    blank = raw.replace(_seal_of(stated).encode(), _seal_of(_NO_HASH).encode(), 1)
+    if _sha256(blank) != stated:
+        raise InputError(
+            f"{path}: expected what its own sha256 in 'files' states, got something else; the file "
+            "was altered or cut off, copy the checkpoint again, or remove that sha256 if you have "
+            "altered it yourself"
+        )
+
+
+def is_sealed(data: Mapping[str, Any]) -> bool:
+    """True if a config.json states its own hash: any change of it is noticed."""
+    return isinstance(data.get("files"), dict) and CONFIG_FILE in data["files"]
+
+
+def _seal_of(digest: str) -> str:
+    return f'"{CONFIG_FILE}": "{digest}"'
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:

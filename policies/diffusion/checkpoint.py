@@ -98,7 +98,7 @@ def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:
     path = Path(path)
     data, raw = read_config(path)
     config = parse_config(data, str(path / CONFIG_FILE))
-    content = read_networks(path, data, chunk_files(config.kind), (WEIGHTS_FILE,))
+    content = read_networks(path, data, raw, chunk_files(config.kind), (WEIGHTS_FILE,))
     hashes, whole = digests(raw, content)
     return ChunkCheckpoint(config=config, content=content, sha256=whole, files=hashes)
 

@@ -180,8 +180,8 @@ FAULT_TABLE = (
     FaultRow(
         name="bad_checkpoint",
         fault="a checkpoint is damaged (one flipped byte), or not one",
-        detection="sha256 of the networks; schema, ranges, shapes, finiteness, fingerprint of the "
-        "rest, before any use",
+        detection="sha256 of every file, config.json's own in itself; schema, ranges, shapes, "
+        "finiteness, fingerprint, before any use",
         reaction="refused in one sentence; `realign run` ends with exit code 2",
         in_graph=True,
     ),

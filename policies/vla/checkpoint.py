@@ -104,7 +104,7 @@ def read_vla(path: Path) -> VlaCheckpoint:
     path = Path(path)
     data, raw = read_config(path)
     config = parse_config(data, str(path / CONFIG_FILE))
-    content = read_networks(path, data, FILES, (WEIGHTS_FILE,))
+    content = read_networks(path, data, raw, FILES, (WEIGHTS_FILE,))
     hashes, whole = digests(raw, content)
     return VlaCheckpoint(config=config, content=content, sha256=whole, files=hashes)
 

@@ -132,6 +132,15 @@ def make_checkpoint(folder: Path) -> Path:
     return folder / "checkpoint"
 
 
+def make_unsealed_checkpoint(folder: Path) -> Path:
+    """One whose config.json does not state its own hash: what it says is all there is to check."""
+    path = make_checkpoint(folder)
+    data = json.loads((path / "config.json").read_text())
+    del data["files"]["config.json"]
+    (path / "config.json").write_text(json.dumps(data))
+    return path
+
+
 def make_episodes(folder: Path) -> Path:
     t = np.arange(20) / 100.0
     wave = PANDA.default_rad + 0.1 * np.sin(5.0 * t[:, None])
@@ -214,6 +223,13 @@ SUBJECTS = (
         make_checkpoint,
         lambda path: load_policy(path, PANDA),
         ("config.json", "policy.onnx"),
+        ("config.json",),
+    ),
+    Subject(
+        "unsealed_checkpoint",
+        make_unsealed_checkpoint,
+        lambda path: load_policy(path, PANDA),
+        ("config.json",),
         ("config.json",),
     ),
     Subject(

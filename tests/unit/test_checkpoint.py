@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from policies import cli
 from policies.actor.config import ActionConfig, ActorConfig, dump_config, parse_config
 from policies.actor.mlp import mlp_onnx
 from policies.checkpoint import inspect, load_policy, save_checkpoint
+from policies.checkpoint_files import is_sealed, read_config
 from policies.errors import InputError
 from policies.interface import Policy
 from policies.processors import TermConfig
@@ -59,7 +61,9 @@ def saved(tmp_path):
 
 
 def edit(path, change):
+    """Change config.json as somebody who takes its own hash out of it."""
     data = json.loads((path / "config.json").read_text())
+    del data["files"]["config.json"]
     change(data)
     (path / "config.json").write_text(json.dumps(data))
 
@@ -152,6 +156,40 @@ def test_malformed_config(saved, change, text):
     with pytest.raises(InputError, match=text) as error:
         load_policy(saved, PANDA)
     assert "\n" not in str(error.value)
+
+
+def test_any_byte_that_changes_in_a_config_is_noticed(saved):
+    path = saved / "config.json"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)):
+        digit = b"7" if whole[place : place + 1] == b"3" else b"3"
+        for other in (bytes([whole[place] ^ 1 << rng.integers(8)]), digit if place % 2 else b" "):
+            if other == whole[place : place + 1]:
+                continue
+            path.write_bytes(whole[:place] + other + whole[place + 1 :])
+            with pytest.raises(InputError) as error:
+                load_policy(saved, PANDA)
+            assert "\n" not in str(error.value), (place, other)
+    path.write_bytes(whole)
+    assert load_policy(saved, PANDA).spec.name == "test"
+
+
+def test_config_of_an_earlier_version_has_no_hash_of_itself(saved, capsys):
+    cli.policy_inspect(saved)
+    assert "note" not in capsys.readouterr().out
+    edit(saved, lambda data: data["source"].update(origin="elsewhere"))
+    assert load_policy(saved, PANDA).spec.name == "test"
+    cli.policy_inspect(saved)
+    assert "no hash of itself" in capsys.readouterr().out
+    assert is_sealed(read_config(Path(cli.__file__).parent / "checkpoints/panda_reach")[0])
+
+
+def test_altered_config_is_told_apart_from_a_wrong_one(saved):
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"origin": "a test"', '"origin": "a tast"'))
+    with pytest.raises(InputError, match="own sha256 in 'files'"):
+        load_policy(saved, PANDA)
 
 
 def test_duplicate_key(saved):

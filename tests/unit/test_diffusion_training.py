@@ -309,6 +309,7 @@ def test_wrong_config_is_refused(quick, tmp_path, change, match):
     for file in quick.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     data = json.loads((copy / "config.json").read_text())
+    del data["files"]["config.json"]
     change(data)
     (copy / "config.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=match):

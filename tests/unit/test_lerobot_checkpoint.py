@@ -365,6 +365,15 @@ def test_an_altered_file_is_noticed(tmp_path, name):
         load_policy(path, SO101)
 
 
+def test_an_altered_config_is_noticed(tmp_path):
+    path = imported(tmp_path)
+    text = (path / "config.json").read_text()
+    before, after = text.split('"rate_hz": ')
+    (path / "config.json").write_text(f'{before}"rate_hz": 1{after}')
+    with pytest.raises(InputError, match="own sha256 in 'files'"):
+        load_policy(path, SO101)
+
+
 def test_for_another_robot(tmp_path):
     with pytest.raises(InputError, match="expected the robot so101"):
         load_policy(imported(tmp_path), PANDA)

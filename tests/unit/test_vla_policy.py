@@ -242,6 +242,7 @@ def test_known_instructions_run_without_an_encoder(checkpoint):
 
 def change(path, edit):
     data = json.loads((path / "config.json").read_text())
+    del data["files"]["config.json"]
     edit(data)
     (path / "config.json").write_text(json.dumps(data))
 

@@ -7,7 +7,6 @@ A directory with our ``config.json`` (robot, names, units, hashes) and LeRobot's
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.actor.config import Reader, read_json
-from policies.checkpoint_files import check_writable
+from policies.checkpoint_files import check_seal, check_writable, seal
 from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.interface import ChunkSpec
 from policies.errors import InputError
@@ -87,7 +86,7 @@ def read_lerobot(path: Path) -> LeRobotCheckpoint:
     if folder.kind == "smolvla":
         needed += [f"{FOLDER}/{VLM}/{name}" for name in vlm_files(path / FOLDER / VLM)]
     stated = Reader(data.get("files"), f"{where}, 'files'")
-    stated.only(*needed)
+    stated.only(CONFIG_FILE, *needed)
     digests = {CONFIG_FILE: hashlib.sha256(text.encode()).hexdigest()}
     for name in needed:
         expected, digests[name] = stated.text(name), _digest(path / name)
@@ -96,6 +95,7 @@ def read_lerobot(path: Path) -> LeRobotCheckpoint:
                 f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
                 f"got {digests[name][:12]}...; the file was altered or cut off, copy it again"
             )
+    check_seal(path / CONFIG_FILE, data, text.encode())
     whole = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
     return LeRobotCheckpoint(
         config=config,
@@ -280,5 +280,4 @@ def _write(path: Path, config: LeRobotConfig, files: Mapping[str, Path]) -> None
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path / name)
     hashes = {name: _digest(path / name) for name in files}
-    text = json.dumps({**dump_config(config), "files": hashes}, indent=1) + "\n"
-    (path / CONFIG_FILE).write_text(text, encoding="utf-8")
+    (path / CONFIG_FILE).write_text(seal(dump_config(config), hashes), encoding="utf-8")
