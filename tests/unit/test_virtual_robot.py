@@ -54,3 +54,21 @@ def test_a_gripper_moves_in_mujoco_and_is_refused_elsewhere():
 def test_an_unknown_engine_gets_a_sentence():
     with pytest.raises(InputError, match="expected a simulator out of"):
         VirtualRobot(PANDA, engine="gazebo")
+
+
+def test_a_robot_that_fell_is_hung_up_until_it_is_moved():
+    virtual = VirtualRobot(G1, seed=3)
+    first = virtual.read()
+    for _ in range(400):
+        virtual.step(None)
+    assert virtual.fell
+    virtual.stand_up()
+    for _ in range(50):
+        virtual.step(None)
+    again = virtual.read()
+    assert again.stamp_ns - first.stamp_ns == 450 * virtual.dt_ns
+    assert np.array_equal(again.qpos_rad, first.qpos_rad)
+    assert np.array_equal(again.imu_quat_wxyz, first.imu_quat_wxyz)
+    assert np.array_equal(again.imu_accel_m_s2, first.imu_accel_m_s2)
+    virtual.step(G1.default_rad)
+    assert not np.array_equal(virtual.read().qpos_rad, first.qpos_rad)

@@ -19,6 +19,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float64, Header
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from policies import messages as wire
@@ -31,6 +32,7 @@ from policies.runtime.scheduling import prefer_realtime
 from realign_mujoco_driver.cameras import Cameras
 from realign_mujoco_driver.voice import LATCHED, QOS, Voice
 from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults
+from sim2real.tasks.camera_scene import solid_things
 
 COMMAND_TIMEOUT_S = 0.1
 ASK_AGAIN_S = 1.0
@@ -59,6 +61,7 @@ class DriverNode(Node):
         self.goals = _goals(self.robot, goals, seed)
         goal_time_s = len(self.goals) * self.goal_period_s
         self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
+        objects, places_m = solid_things(self.robot, seed)
         self.sim = VirtualRobot(
             self.robot,
             engine=value("engine", "mujoco"),
@@ -67,6 +70,8 @@ class DriverNode(Node):
             rate_hz=self.robot.control_rate_hz if self.lockstep else self.robot.state_rate_hz,
             start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
             faults=parse_faults(value("faults", "")),
+            objects=objects,
+            places_m=places_m,
         )
         self.sim_s = self._told_s = 0.0
         self._names = wire.NameMap(self.robot.joint_names, "joint_command")
@@ -80,6 +85,8 @@ class DriverNode(Node):
             JointTrajectory, "joint_command", self._on_command, QOS
         )
         self.create_subscription(Header, "ready", self._on_ready, LATCHED)
+        self._lift = threading.Event()
+        self.create_service(Trigger, "~/stand_up", self._stand_up)
         if self.robot.gripper:
             self.create_subscription(Float64, "gripper_command", self._on_gripper, 10)
 
@@ -102,7 +109,8 @@ class DriverNode(Node):
     def _say(self, reading: Sensors) -> None:
         """Send what the robot and its cameras sense."""
         if self.cameras is not None:
-            self.cameras.publish(reading.stamp_ns, self.sim.stepper.state.qpos_rad)
+            qpos_rad = self.sim.stepper.state.qpos_rad
+            self.cameras.publish(reading.stamp_ns, qpos_rad, self.sim.objects)
         self.voice.publish(reading)
 
     # ---- messages -----------------------------------------------------------------------------
@@ -128,6 +136,11 @@ class DriverNode(Node):
         except InputError as error:
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
 
+    def _stand_up(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._lift.set()  # carried out by the thread that steps
+        response.success, response.message = True, "hangs in its start pose until it is moved"
+        return response
+
     def _publish_task(self) -> None:
         """The goal of this moment, and a marker where an episode starts."""
         index = int(self.sim.elapsed_s / self.goal_period_s) if len(self.goals) else 0
@@ -149,6 +162,9 @@ class DriverNode(Node):
 
     def _step(self, target: np.ndarray | None) -> None:
         start = time.perf_counter()
+        if self._lift.is_set():
+            self._lift.clear()
+            self.sim.stand_up()
         self.sim.step(target)
         self.sim_s += time.perf_counter() - start
         if self.progress and self.sim.elapsed_s - self._told_s >= 0.1:
@@ -215,6 +231,7 @@ class DriverNode(Node):
             "fell": self.sim.fell,
             "min_base_height_m": self.sim.min_base_height_m if legged else None,
             "max_tilt_rad": self.sim.max_tilt_rad if legged else None,
+            "rise_m": self.sim.rise_m,
             "wall_s": wall_s,
             "mujoco_s": self.sim_s,
         }

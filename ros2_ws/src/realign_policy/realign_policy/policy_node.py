@@ -59,7 +59,7 @@ class PolicyNode(LifecycleNode):
         self.data = DataGroup()
         self._engine: Engine | None = None
         self._active = self.gave_up = False
-        self._waiting_ns = -1
+        self._waiting_ns = self._asked_ns = -1
         self._voice = PolicyVoice(self, self.robot)
         self.create_timer(HEALTH_S, self._publish_health)
 
@@ -147,7 +147,11 @@ class PolicyNode(LifecycleNode):
             text = "waiting for an instruction; publish one on ~/instruction"
             self.get_logger().warning(text, throttle_duration_sec=5.0)
             return
-        if self._voice.repeat(stamp):  # the driver asks again: same answer
+        # The driver asks again: same answer. Between two ticks it is the one that a guard which was
+        # armed meanwhile has not kept.
+        again = self.lockstep and stamp == self._asked_ns != self._waiting_ns
+        self._asked_ns = stamp
+        if self._voice.repeat(stamp, older=again):
             return
         # A robot that hangs until its first command repeats one stamp: its answer may have come.
         if not self._ticker.due(stamp) and stamp != self._waiting_ns:

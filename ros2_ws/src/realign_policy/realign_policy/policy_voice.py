@@ -54,9 +54,14 @@ class PolicyVoice:
         self._chunks.publish(message)
         self._last = chunk.stamp_ns, message
 
-    def repeat(self, stamp_ns: int) -> bool:
-        """Publish the last chunk again if it is for this stamp; False if it is not."""
-        if self._last is None or self._last[0] != stamp_ns:
+    def repeat(self, stamp_ns: int, *, older: bool = False) -> bool:
+        """Publish the last chunk again if it is for this stamp; False if it is not.
+
+        Args:
+            stamp_ns: stamp of the observation, ns.
+            older: also if it is for an older stamp.
+        """
+        if self._last is None or not (older or self._last[0] == stamp_ns):
             return False
         self._chunks.publish(self._last[1])
         return True
