@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
@@ -140,11 +144,22 @@ def start_soak(live: Any, robot: str, policy: Path) -> None:
     live.graph.start("driver", "realign_mujoco_driver.driver_node", common | driver)
 
 
+# What a peer does, and how often: a stop that is asked for at every turn leaves nothing to soak.
+MISCHIEF = {"nan": 0.2, "gross": 0.2, "shape": 0.2, "stale": 0.17, "names": 0.17}
+STOPS = {"estop": 0.04, "second_commander": 0.02}
+
+
 def misbehave(live: Any, robot: RobotSpec, publisher: Any, rng: np.random.Generator) -> str:
     """Do one thing that a peer may do; says what."""
-    what = str(rng.choice(["nan", "gross", "shape", "stale", "names", "estop"]))
+    chances = MISCHIEF | STOPS
+    what = str(rng.choice(list(chances), p=list(chances.values())))
     if what == "estop":
         live.call("estop")
+        return what
+    if what == "second_commander":
+        other = live.node.create_publisher(JointTrajectory, "joint_command", 10)
+        live.wait(lambda: live.guard_state() != "active", "an end of two masters", 30.0)
+        live.node.destroy_publisher(other)
         return what
     rows = np.full((3, robot.n + (what == "shape")), {"nan": np.nan, "gross": 1e4}.get(what, 0.0))
     names = [f"x{k}" if what == "names" else n for k, n in enumerate(robot.joint_names)]
@@ -163,6 +178,31 @@ def misbehave(live: Any, robot: RobotSpec, publisher: Any, rng: np.random.Genera
     return what
 
 
+class Operator:
+    """Brings a robot that was stopped back to its start, and its policy too."""
+
+    def __init__(self, live: Any) -> None:
+        self.live = live
+        node = live.node
+        self._lift = node.create_client(Trigger, "/mujoco_driver/stand_up")
+        self._lifecycle = node.create_client(ChangeState, "/policy/change_state")
+
+    def restart(self) -> None:
+        """Hang the robot up, start the policy anew, reset the guard and arm it."""
+        self._call(self._lift, Trigger.Request())
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            self._call(self._lifecycle, ChangeState.Request(transition=Transition(id=transition)))
+        self.live.call("reset")
+        # Refused while the guard still counts a commander that has just left.
+        self.live.wait(lambda: self.live.call("arm").success, "a guard that can be armed")
+
+    def _call(self, client: Any, request: Any) -> None:
+        self.live.wait(client.service_is_ready, client.srv_name)
+        future = client.call_async(request)
+        self.live.wait(future.done, client.srv_name)
+        assert future.result().success, client.srv_name
+
+
 def megabytes(pid: int) -> float:
     """Resident memory of a process, MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -175,23 +215,27 @@ def bench_soak(minutes: float, robot_name: str, policy: Path) -> str:
     """A graph in lockstep under random faults: memory of each process, and that none ends."""
     robot, rng = get_robot(robot_name), np.random.default_rng(0)
     sizes: list[list[float]] = []
-    done: dict[str, int] = {}
+    done: Counter[str] = Counter()
+    states: Counter[str] = Counter()
     with open_graph() as live:
         start_soak(live, robot_name, policy)
-        live.wait(lambda: live.guard_state() == "active", "a moving robot", 60.0)
+        operator = Operator(live)
+        live.wait(lambda: live.state and live.guard_state() == "active", "a moving robot", 60.0)
         end = time.monotonic() + 60.0 * minutes
         with live.publisher(JointTrajectory, "action_chunk") as publisher:
             while time.monotonic() < end:
-                what = misbehave(live, robot, publisher, rng)
-                done[what] = done.get(what, 0) + 1
-                time.sleep(rng.uniform(0.1, 1.0))
+                states[live.guard_state()] += 1
+                done[misbehave(live, robot, publisher, rng)] += 1
+                time.sleep(rng.uniform(0.5, 3.0))
                 if live.guard_state() == "damp":
-                    live.call("reset")
-                    live.call("arm")
+                    operator.restart()
+                    live.wait(lambda: live.guard_state() == "active", "a robot that moves again")
                 sizes.append([megabytes(p.popen.pid) for p in live.graph.processes])
                 assert live.graph.dead() is None, live.graph.dead()
         names = [p.name for p in live.graph.processes]
+        stops = Counter(edge.reason for edge in live.edges() if edge.new == "damp")
         stamp_s = live.state.header.stamp.sec
+    assert states["active"] > 0.5 * states.total(), states
     fifth = max(len(sizes) // 5, 1)
     first, last = np.median(sizes[fifth : 2 * fifth], axis=0), np.median(sizes[-fifth:], axis=0)
     growth = ", ".join(
@@ -199,8 +243,9 @@ def bench_soak(minutes: float, robot_name: str, policy: Path) -> str:
         for name, a, b in zip(names, first, last, strict=True)
     )
     return (
-        f"{robot_name}, {minutes:g} min, {stamp_s} s of robot time, {sum(done.values())} faults "
-        f"{done}: no process ended; memory from the second to the last fifth: {growth}"
+        f"{robot_name}, {minutes:g} min, {stamp_s} s of robot time, {done.total()} faults "
+        f"{dict(done)}, {stops.total()} stops {dict(stops)}, each followed by a restart: no "
+        f"process ended; memory from the second to the last fifth: {growth}"
     )
 
 
@@ -256,13 +301,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--only-soak", action="store_true")
     parser.add_argument("--soak-minutes", type=float, default=0.3)
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--policy", type=Path, default=CHECKPOINT)
     args = parser.parse_args()
-    print("reaction:", bench_reaction(args.chunks), flush=True)
-    print("silence:", bench_silence(args.kills), flush=True)
-    print("determinism:", bench_determinism(args.robot, args.policy), flush=True)
+    if not args.only_soak:
+        print("reaction:", bench_reaction(args.chunks), flush=True)
+        print("silence:", bench_silence(args.kills), flush=True)
+        print("determinism:", bench_determinism(args.robot, args.policy), flush=True)
     if args.soak_minutes > 0:
         soak = bench_soak(args.soak_minutes, args.robot, args.policy)
         print("soak:", soak, flush=True)
