@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -81,69 +82,31 @@ def table(findings: list[Finding]) -> str:
 
 
 def _main_job() -> list[Finding]:
-    sim, train = 'pip install "realign[sim]"', 'pip install "realign[train]"'
-    core = "pip install realign"
-    return [
-        Finding(
-            name="Python",
-            found=sys.version.split()[0] if sys.version_info >= (3, 10) else None,
-            needed_for="everything",
-            get="install Python 3.10 or newer",
-            main_job=True,
-        ),
-        Finding(
-            name="ROS 2",
-            found=_ros(),
-            needed_for="run, demo (bags, episodes, replay and delta work without)",
-            get='pip install "realign[ros]", or source an apt ROS 2',
-            main_job=True,
-        ),
-        Finding(
-            name="shared memory",
-            found=_shared_memory(),
-            needed_for="run, demo: what killed processes have left takes up half of it",
-            get="realign run, as the user whose processes were killed, clears it first",
-        ),
-        Finding(
-            name="MuJoCo",
-            found=_version("mujoco"),
-            needed_for="run --driver mujoco, replay, delta, demo",
-            get=sim,
-            main_job=True,
-        ),
-        Finding(
-            name="robot models",
-            found=_robot_models(),
-            needed_for="run --driver mujoco, replay, delta, demo",
-            get=sim,
-            main_job=True,
-        ),
-        Finding(
-            name="ONNX Runtime",
-            found=_version("onnxruntime"),
-            needed_for="running a policy",
-            get=core,
-            main_job=True,
-        ),
-        Finding(
-            name="PyTorch",
-            found=_version("torch"),
-            needed_for="delta train, demo",
-            get=train,
-            main_job=True,
-        ),
-        Finding(
-            name="committed policy",
-            found=_checkpoints(),
-            needed_for="demo",
-            get="restore policies/checkpoints from the repository",
-            main_job=True,
-        ),
-    ]
+    sim, train = _extra("sim"), _extra("train")
+    simulation = "run --driver mujoco, replay, delta, demo"
+    python = sys.version.split()[0] if sys.version_info >= (3, 10) else None
+    before = (
+        ("Python", python, "everything", "install Python 3.10 or newer"),
+        ("ROS 2", _ros(), "run, demo (bags, episodes, replay and delta work without)", _ROS),
+    )
+    after = (
+        ("MuJoCo", _version("mujoco"), simulation, sim),
+        ("robot models", _robot_models(), simulation, sim),
+        ("ONNX Runtime", _version("onnxruntime"), "running a policy", "pip install realign"),
+        ("PyTorch", _version("torch"), "delta train, demo", train),
+        ("committed policy", _checkpoints(), "demo", _RESTORE),
+    )
+    memory = Finding(
+        name="shared memory",
+        found=_shared_memory(),
+        needed_for="run, demo: what killed processes have left takes up half of it",
+        get="realign run, as the user whose processes were killed, clears it first",
+    )
+    return [*_findings(before, main_job=True), memory, *_findings(after, main_job=True)]
 
 
 def _optional() -> list[Finding]:
-    calibration = 'pip install "realign[calibration]"'
+    calibration = _extra("calibration")
     rows = (
         ("colcon", shutil.which("colcon"), "building ros2_ws with an apt ROS 2", _COLCON),
         ("ros2 launch", _launch(), "launch/*.launch.py", _APT),
@@ -159,25 +122,15 @@ def _optional() -> list[Finding]:
             "pyserial",
             _version("pyserial"),
             "run --driver serial (SO-101), Robotiq gripper, e-stop button",
-            'pip install "realign[serial]"',
+            _extra("serial"),
         ),
-        (
-            "cyclonedds",
-            _version("cyclonedds"),
-            "run --driver unitree",
-            'pip install "realign[unitree]"',
-        ),
-        (
-            "pylibfranka",
-            _version("pylibfranka"),
-            "run --driver franka",
-            'pip install "realign[franka]"',
-        ),
+        ("cyclonedds", _version("cyclonedds"), "run --driver unitree", _extra("unitree")),
+        ("pylibfranka", _version("pylibfranka"), "run --driver franka", _extra("franka")),
         (
             "websockets",
             _version("websockets"),
             "serve, run --policy ws://HOST:PORT",
-            'pip install "realign[serving]"',
+            _extra("serving"),
         ),
         (
             "LeRobot",
@@ -188,12 +141,22 @@ def _optional() -> list[Finding]:
         ("SAPIEN", _simulator("sapien"), "run --engine sapien (PhysX)", _SAPIEN),
         ("Isaac Gym", _simulator("isaacgym"), "run --engine isaacgym", _ISAAC),
     )
+    return _findings(rows, main_job=False)
+
+
+def _findings(rows: Iterable[tuple[str, str | None, str, str]], *, main_job: bool) -> list[Finding]:
     return [
-        Finding(name=name, found=found, needed_for=needed_for, get=get)
+        Finding(name=name, found=found, needed_for=needed_for, get=get, main_job=main_job)
         for name, found, needed_for, get in rows
     ]
 
 
+def _extra(name: str) -> str:
+    return f'pip install "realign[{name}]"'
+
+
+_ROS = f"{_extra('ros')}, or source an apt ROS 2"
+_RESTORE = "restore policies/checkpoints from the repository"
 _COLCON = "apt install python3-colcon-common-extensions"
 _APT = (
     "apt install ros-$ROS_DISTRO-launch-ros and source ROS (not on PyPI; `realign run` needs none)"
