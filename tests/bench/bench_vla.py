@@ -21,6 +21,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from obedience import NOTHING, share, swap_table, thing_name
 
 from policies.diffusion.interface import blank_window
 from policies.evaluation.loop import ExecutionConfig, run_batch, run_seeds
@@ -38,7 +39,6 @@ from sim2real.tasks.language_phrases import Phrasing, draw_phrase
 from sim2real.tasks.language_touch import PREFIX, LanguageTouch, nearest_thing
 from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, USUAL_VIEWS, Views, draw_places
 
-_NOTHING = "nothing"
 _TIMED = 100
 
 
@@ -105,45 +105,26 @@ def _touched(
         used = environments[: len(chosen)]
         run_batch(model, used, chosen, ExecutionConfig(action_horizon=horizon))
         for environment in used:
-            index = environment.touched
-            found[_NOTHING if index is None else NAMES[index]] += 1
+            found[thing_name(environment.touched)] += 1
     return found
-
-
-def _share(successes: int, runs: int) -> str:
-    low, high = wilson(successes, runs)
-    return f"{100 * successes / runs:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def obedience(args: argparse.Namespace, phrasing: Phrasing) -> dict[str, Any]:
     """What is touched by what is said, in the same scenes."""
     model = _load(args, "policy")
-    return _table(
-        f"{phrasing} phrases", args, lambda said: _touched(args, model, said, phrasing=phrasing)
+    return swap_table(
+        f"{phrasing} phrases",
+        "touch",
+        args.scenes,
+        lambda said: _touched(args, model, said, phrasing=phrasing),
     )
 
 
 def graph(args: argparse.Namespace) -> dict[str, Any]:
     """The same through the ROS graph in lockstep: driver with cameras, guard, policy node, bag."""
-    return _table("in the ROS graph", args, lambda said: _touched_in_graph(args, said))
-
-
-def _table(
-    what: str, args: argparse.Namespace, touched: Callable[[str], Counter[str]]
-) -> dict[str, Any]:
-    """Print what is touched by what is said."""
-    rows, out = [], {}
-    for said in NAMES:
-        found = touched(said)
-        counts = [found[name] for name in (*NAMES, _NOTHING)]
-        rows.append((said, *map(str, counts), _share(found[said], args.scenes)))
-        out[said] = {**found, "ci95": list(wilson(found[said], args.scenes))}
-        print(f"{what}, {said}: {dict(found)}", flush=True)
-    total = sum(out[name].get(name, 0) for name in NAMES)
-    rows.append(("all", *[""] * 5, _share(total, 4 * args.scenes)))
-    print(f"\nwhat was touched, by what was said ({what}), {args.scenes} scenes:")
-    print(table_text(("told to touch", *NAMES, _NOTHING, "success"), rows))
-    return out
+    return swap_table(
+        "in the ROS graph", "touch", args.scenes, lambda said: _touched_in_graph(args, said)
+    )
 
 
 def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
@@ -164,7 +145,7 @@ def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
             run(config, progress=False)
             states = read_bag(bag).columns("/joint_states", PANDA.joint_names)
         places_m = draw_places(np.random.default_rng(seed))
-        touched = _NOTHING
+        touched = NOTHING
         for pose in states.arrays["position"]:
             thing = nearest_thing(places_m, kinematics.end_effector(pose)[0])
             if thing is not None:
@@ -181,7 +162,7 @@ def few_shot(args: argparse.Namespace) -> dict[str, Any]:
         model, total = _load(args, name), 0
         for said in NAMES:
             total += _touched(args, model, said, views=MOVED_VIEWS)[said]
-        rows.append((name, _share(total, 4 * args.scenes)))
+        rows.append((name, share(total, 4 * args.scenes)))
         out[name] = {"successes": total, "ci95": list(wilson(total, 4 * args.scenes))}
         print(f"moved camera, {name}: {total} of {4 * args.scenes}", flush=True)
     print(f"\nthe front camera moved, {4 * args.scenes} runs:")
