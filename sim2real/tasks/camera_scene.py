@@ -1,6 +1,7 @@
 """What the cameras of the virtual robots see in the ROS graph: things on the floor.
 
-The Panda has the scene of the language tasks; the SO-101 one box, a camera in front of it and one
+The Panda has the scene of the language tasks, things that it sees; with its hand as a joint, things
+that it can grasp. The SO-101 one box, a camera in front of it and one
 at its wrist, as LeRobot's datasets often have. The things lie elsewhere for each seed.
 """
 
@@ -17,7 +18,14 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.sim.camera_rig import CameraRig, RigCamera
 from sim2real.sim.scene import SceneObject
-from sim2real.tasks.panda_scene import THINGS, USUAL_VIEWS, draw_places
+from sim2real.tasks.panda_scene import (
+    CLOSE_VIEWS,
+    SMALL_THINGS,
+    THINGS,
+    USUAL_VIEWS,
+    draw_places,
+    draw_small_places,
+)
 
 _BOX_HALF_SIZE_M = 0.015
 _BOX_LOWER_M, _BOX_UPPER_M = (0.18, -0.12), (0.30, 0.12)
@@ -31,11 +39,13 @@ class Scene:
         things: what stands on the floor.
         cameras: who looks at it; their sizes are those that a policy wants.
         places: draws the centres of the things, (things, 3), m.
+        solid: the robot can push and grasp the things; else they are only seen.
     """
 
     things: tuple[SceneObject, ...]
     cameras: tuple[RigCamera, ...]
     places: Callable[[np.random.Generator], Float]
+    solid: bool = False
 
 
 def _box_place(rng: np.random.Generator) -> Float:
@@ -44,6 +54,12 @@ def _box_place(rng: np.random.Generator) -> Float:
 
 SCENES = {
     "panda": Scene(things=THINGS, cameras=USUAL_VIEWS.cameras(), places=draw_places),
+    "panda_hand": Scene(
+        things=SMALL_THINGS,
+        cameras=CLOSE_VIEWS.cameras(),
+        places=draw_small_places,
+        solid=True,
+    ),
     "so101": Scene(
         things=(
             SceneObject(name="red", shape="box", half_size_m=_BOX_HALF_SIZE_M, rgb=(220, 30, 30)),
@@ -68,6 +84,19 @@ SCENES = {
     ),
 }
 """Robot -> what its cameras see."""
+
+
+def solid_things(robot: RobotSpec, seed: int) -> tuple[tuple[SceneObject, ...], Float]:
+    """What a robot can grasp in a run, and the centres at the start, (things, 3), m.
+
+    Args:
+        robot: the robot.
+        seed: as of :class:`CameraScene`.
+    """
+    scene = SCENES.get(robot.name)
+    if scene is None or not scene.solid:
+        return (), np.zeros((0, 3))
+    return scene.things, scene.places(np.random.default_rng(seed))
 
 
 class CameraScene:
@@ -102,10 +131,14 @@ class CameraScene:
         self._rig = CameraRig(robot, scene.things, cameras)
         self.places_m = scene.places(np.random.default_rng(seed))
 
-    def images(self, qpos_rad: Float) -> Mapping[str, NDArray[np.uint8]]:
+    def images(
+        self, qpos_rad: Float, objects: Float | None = None
+    ) -> Mapping[str, NDArray[np.uint8]]:
         """What the cameras see, camera name -> RGB (H, W, 3).
 
         Args:
             qpos_rad: joint positions, (n,), rad.
+            objects: poses of things that have been moved, (things, 7), as
+                :meth:`sim2real.sim.camera_rig.CameraRig.images` takes them.
         """
-        return self._rig.images(qpos_rad, self.places_m)
+        return self._rig.images(qpos_rad, self.places_m if objects is None else objects)

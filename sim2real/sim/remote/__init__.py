@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from policies.errors import InputError
@@ -11,6 +12,7 @@ from policies.interface import RobotSpec
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.gaps import Gap
 from sim2real.sim.remote.stepper import RemoteRobot, RemoteStepper
+from sim2real.sim.scene import SceneObject
 from sim2real.sim.stepper import Stepper
 
 if TYPE_CHECKING:
@@ -66,18 +68,24 @@ def open_robot(
     *,
     rate_hz: float | None = None,
     python: str | None = None,
+    objects: Sequence[SceneObject] = (),
 ) -> OneRobot:
     """One robot for a closed loop: :class:`sim2real.sim.virtual_robot.VirtualRobot`, or
     :func:`sim2real.tasks.closed_loop.roll_out`.
 
-    Args: as :func:`open_engine`.
+    Args: as :func:`open_engine`, and ``objects``: things beside it that it can grasp.
 
     Raises:
-        InputError: as :func:`open_engine`.
+        InputError: as :func:`open_engine`, or objects in another engine than mujoco.
     """
     _check(name, python)
     if name == "mujoco":
-        return Stepper(robot, gap, rate_hz=rate_hz)
+        return Stepper(robot, gap, rate_hz=rate_hz, objects=objects)
+    if objects:
+        raise InputError(
+            f"expected the simulator mujoco for {robot.name}, which has things to grasp, got "
+            f"{name}; use --engine mujoco"
+        )
     return RemoteRobot(
         _engine(name), robot, gap, rate_hz=rate_hz, python=simulator_python(name, python)
     )
