@@ -72,26 +72,27 @@ class Cameras:
         self._ticker = Ticker(rate_hz)
         self._sent: tuple[int, dict[str, Any]] = (-1, {})
         self._again_s, self._sent_s = (1.0 / rate_hz if threaded else 0.0), 0.0
-        self._due: queue.Queue[tuple[int, Float] | None] = queue.Queue(maxsize=1)
+        self._due: queue.Queue[tuple[int, Float, Float | None] | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._render_all, daemon=True) if threaded else None
         if self._thread is not None:
             self._thread.start()
 
-    def publish(self, stamp_ns: int, qpos_rad: Float) -> None:
+    def publish(self, stamp_ns: int, qpos_rad: Float, objects: Float | None = None) -> None:
         """Show a state, if images are due; those of a robot that stands still are sent again.
 
         Args:
             stamp_ns: stamp of the state, ns.
             qpos_rad: joint positions, (n,), rad.
+            objects: poses of things that can be moved, (things, 7).
         """
         if stamp_ns == self._sent[0]:
             if time.monotonic() - self._sent_s >= self._again_s:
                 self._send(self._sent[1])
         elif self._ticker.due(stamp_ns):
             if self._thread is None:
-                self._render(stamp_ns, qpos_rad)
+                self._render(stamp_ns, qpos_rad, objects)
             elif not self._due.full():
-                self._due.put((stamp_ns, qpos_rad.copy()))
+                self._due.put((stamp_ns, qpos_rad.copy(), objects))
 
     def close(self) -> None:
         """End the thread."""
@@ -103,10 +104,10 @@ class Cameras:
         while (due := self._due.get()) is not None:
             self._render(*due)
 
-    def _render(self, stamp_ns: int, qpos_rad: Float) -> None:
+    def _render(self, stamp_ns: int, qpos_rad: Float, objects: Float | None) -> None:
         messages = {
             name: self._fill(image, name, stamp_ns)
-            for name, image in self._scene.images(qpos_rad).items()
+            for name, image in self._scene.images(qpos_rad, objects).items()
         }
         self._sent = stamp_ns, messages
         self._send(messages)
