@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from policies.datasets import layout
+from policies.datasets.image_column import IMAGES, ImageColumn
 from policies.datasets.video import read_video, write_video
 from policies.errors import InputError
 from policies.interface import Float
 
 STATE = "observation.state"
 ACTION = "action"
-IMAGES = "observation.images."
 _REMEDY = "write the dataset again"
 
 
@@ -126,11 +126,6 @@ def _check_images(
             f"{what}: expected uint8 RGB images of shape (T, H, W, 3), {length} frames of one "
             f"size, got {images.dtype} {images.shape}; resize or leave the episode out"
         )
-    if images.shape[1] % 2 or images.shape[2] % 2:
-        raise InputError(
-            f"{what}: expected images of even height and width, which video needs, got "
-            f"{images.shape[1]} x {images.shape[2]}; crop or resize them"
-        )
 
 
 def save_demonstrations(
@@ -149,6 +144,13 @@ def save_demonstrations(
     """
     out_dir = Path(out_dir)
     demonstrations.check()
+    for name, rows in demonstrations.images.items():
+        height, width = rows[0].shape[1:3]
+        if height % 2 or width % 2:
+            raise InputError(
+                f"demonstrations, {IMAGES}{name}: expected images of even height and width, which "
+                f"video needs, got {height} x {width}; crop or resize them"
+            )
     check_free(out_dir, overwrite=overwrite)
     part = out_dir.with_name(f".{out_dir.name}.part-{os.getpid()}")
     old = out_dir.with_name(f".{out_dir.name}.old-{os.getpid()}")
@@ -253,7 +255,7 @@ def load_demonstrations(directory: Path) -> Demonstrations:
     info = _read_info(directory)
     features = info["features"]
     episodes = _concatenated(directory, "meta/episodes")
-    frames = _concatenated(directory, "data")
+    frames = _concatenated(directory, "data", columns=(STATE, ACTION))
     where = f"dataset {directory}"
     spans = _spans(where, episodes, frames.num_rows)
     values, names = {}, {}
@@ -261,9 +263,9 @@ def load_demonstrations(directory: Path) -> Demonstrations:
         names[key] = _names(where, key, features)
         values[key] = _column(where, frames, key, len(names[key]))
     images = {
-        key.removeprefix(IMAGES): _frames_of(directory, key, spans)
+        key.removeprefix(IMAGES): read(directory, key, spans)
         for key, feature in features.items()
-        if feature.get("dtype") == "video"
+        if (read := _IMAGE_READERS.get(feature.get("dtype"))) is not None
     }
     data = Demonstrations(
         state_names=names[STATE],
@@ -301,13 +303,18 @@ def _read_info(directory: Path) -> dict[str, Any]:
     return dict(info)
 
 
-def _concatenated(directory: Path, folder: str) -> pa.Table:
+def _files(directory: Path, folder: str) -> list[Path]:
     files = sorted((directory / folder).glob("chunk-*/file-*.parquet"))
     if not files:
         raise InputError(
             f"dataset {directory}: expected Parquet files in {folder}, got none; {_REMEDY}"
         )
-    return pa.concat_tables([layout.read_table(file, _REMEDY) for file in files])
+    return files
+
+
+def _concatenated(directory: Path, folder: str, columns: Sequence[str] | None = None) -> pa.Table:
+    files = _files(directory, folder)
+    return pa.concat_tables([layout.read_table(file, _REMEDY, columns) for file in files])
 
 
 def _spans(where: str, episodes: pa.Table, rows: int) -> list[slice]:
@@ -361,6 +368,11 @@ def _column(where: str, frames: pa.Table, key: str, width: int) -> Float:
     return values.reshape(-1, width)
 
 
+def _stored_images(directory: Path, key: str, spans: list[slice]) -> list[NDArray[np.uint8]]:
+    """Images of each episode of one camera, out of the frames' own file."""
+    return ImageColumn(paths=_files(directory, "data"), key=key).episodes(spans)
+
+
 def _frames_of(directory: Path, key: str, spans: list[slice]) -> list[NDArray[np.uint8]]:
     """Images of each episode of one camera."""
     files = sorted((directory / "videos" / key).glob("chunk-*/file-*.mp4"))
@@ -373,3 +385,7 @@ def _frames_of(directory: Path, key: str, spans: list[slice]) -> list[NDArray[np
             f"{len(frames)}; {_REMEDY}"
         )
     return [frames[span] for span in spans]
+
+
+_IMAGE_READERS = {"video": _frames_of, "image": _stored_images}
+"""How a dataset keeps images -> who reads them."""

@@ -200,18 +200,22 @@ def write_meta(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_table(path: Path, remedy: str) -> pa.Table:
+def read_table(path: Path, remedy: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file.
 
     Args:
         path: the file.
         remedy: what the user can do if it cannot be read.
+        columns: those to read, as far as they are there; None for all.
 
     Raises:
         InputError: it is missing, cut off or no Parquet.
     """
     try:
-        return pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        if columns is not None:
+            columns = [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

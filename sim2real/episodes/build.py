@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from policies.interface import RobotSpec
 from sim2real.bags.batch import NS
 from sim2real.bags.reader import Bag, read_bag
 from sim2real.episodes.align import even_grid, hold_index, interpolate, slerp
+from sim2real.episodes.cameras import ImageLimits, align_images, find_cameras
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.segment import Window, find_windows
 from sim2real.episodes.streams import Streams, read_streams
@@ -28,13 +30,18 @@ def build_episodes(
     command_topic: str | None = None,
     min_length_s: float = 0.5,
     max_gap_s: float = 0.1,
+    cameras: Sequence[str] | None = None,
+    image_limits: ImageLimits | None = None,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> list[Episode]:
     """Cut a bag into episodes.
 
     States are interpolated at the grid times (a sample within 1 us of one is taken bit for bit);
-    the action at a grid time is the last command stamped at or before it. An episode's grid
-    starts at the first state stamp at which a command is in force.
+    the action at a grid time is the last command stamped at or before it, and so is the image of a
+    camera. An episode's grid starts at the first state stamp at which a command is in force and
+    every camera has sent an image. Its task is the instruction in force, or else what the episode
+    marker says.
 
     Args:
         bag_path: rosbag2 directory, or one ``.mcap`` or ``.db3`` file.
@@ -46,14 +53,17 @@ def build_episodes(
             ``/joint_commands``.
         min_length_s: shorter stretches are left out, s.
         max_gap_s: states (and odometry) missing for longer end an episode, s.
+        cameras: ``NAME`` or ``NAME=TOPIC``; None for all that the bag has, () for none.
+        image_limits: how old images may be, and how many may be missing; None for the usual.
+        task: what was done, in place of what the bag says.
         progress: called with (windows done, windows in all).
 
     Returns:
         Episodes in the order of the bag, at least one.
 
     Raises:
-        InputError: the bag is damaged, of another robot, lacks topics or joints, has values that
-            are not finite or not rad, is stamped too slowly, or is too short.
+        InputError: the bag is damaged, of another robot, lacks topics, joints or images, has values
+            that are not finite or not rad, is stamped too slowly, or is too short.
     """
     rate = robot.control_rate_hz if rate_hz is None else rate_hz
     if not (np.isfinite(rate) and 0.0 < rate <= 1e6):
@@ -62,8 +72,15 @@ def build_episodes(
     _require_robot(bag, robot)
     streams = read_streams(bag, robot, state_topic, command_topic)
     state_rate_hz = _require_rate(bag, streams, rate)
+    images, limits = find_cameras(bag, cameras), image_limits or ImageLimits()
     windows = find_windows(
-        streams.states, streams.commands, streams.base, streams.markers, max_gap_s=max_gap_s
+        streams.states,
+        streams.commands,
+        streams.base,
+        streams.markers,
+        max_gap_s=max_gap_s,
+        instructions=streams.instructions if task is None else None,
+        images=images,
     )
     source = _source(bag, streams, state_rate_hz)
     bag_start_ns = int(streams.states.stamp_ns[0])
@@ -74,14 +91,19 @@ def build_episodes(
         length_s = (len(grid) - 1) / rate
         longest_s = max(longest_s, length_s)
         if length_s >= min_length_s and len(grid) > 1:
-            episodes.append(_episode(streams, window, grid, robot, rate, bag_start_ns, source))
+            episode = _episode(streams, window, grid, robot, rate, bag_start_ns, source)
+            frames, facts = align_images(images, window.images, grid, limits)
+            own = episode.task if task is None else task
+            episodes.append(
+                replace(episode, images=frames, task=own, source=episode.source | facts)
+            )
         if progress is not None:
             progress(done + 1, len(windows))
     if not episodes:
+        what = "a command in force and images" if images else "a command in force"
         raise InputError(
-            f"bag {bag_path}: expected at least {min_length_s} s of states with a command in "
-            f"force, but the longest stretch has {longest_s:.3f} s; record longer or lower "
-            "--min-length-s"
+            f"bag {bag_path}: expected at least {min_length_s} s of states with {what}, but the "
+            f"longest stretch has {longest_s:.3f} s; record longer or lower --min-length-s"
         )
     return episodes
 

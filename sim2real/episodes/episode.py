@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.interface import Float
+from sim2real.episodes.frames import CameraFrames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Episode:
         base_quat_wxyz: base orientation in the world, (T, 4), or None.
         base_lin_vel_m_s: base velocity in the world frame, (T, 3), or None.
         base_ang_vel_rad_s: base angular velocity in the base frame, (T, 3), or None.
+        images: camera -> its images, one for each sample.
         task: what was done, free text.
         source: provenance: bag, sha256, policy, seed, ...
     """
@@ -43,6 +45,7 @@ class Episode:
     base_quat_wxyz: Float | None = None
     base_lin_vel_m_s: Float | None = None
     base_ang_vel_rad_s: Float | None = None
+    images: dict[str, CameraFrames] = field(default_factory=dict)
     task: str = ""
     source: dict[str, str] = field(default_factory=dict)
 

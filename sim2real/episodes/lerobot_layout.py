@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from policies.datasets import layout
+from policies.datasets.image_column import IMAGES, image_feature
 from sim2real.episodes.episode import Episode
 
 REQUIRED = {"observation.state": "qpos_rad", "observation.velocity": "qvel_rad_s"}
@@ -23,6 +24,14 @@ OPTIONAL = {
     "observation.base_ang_vel": "base_ang_vel_rad_s",
     "action.velocity": "action_vel_rad_s",
 }
+QUANTITIES = {
+    "observation.state": "qpos",
+    "observation.velocity": "qvel",
+    "observation.effort": "effort",
+    "action": "position",
+    "action.velocity": "velocity",
+}
+"""Column of joints -> what it holds of them: names are ``qpos/joint``, as policies know them."""
 AXES = {
     "observation.base_pos": ["x", "y", "z"],
     "observation.base_quat": ["w", "x", "y", "z"],
@@ -49,6 +58,12 @@ def episode_table(episodes: Sequence[Episode]) -> pa.Table:
     )
 
 
+def _names(key: str, joints: list[str]) -> list[str] | None:
+    if key in layout.SCALARS:
+        return None
+    return AXES.get(key) or [f"{QUANTITIES[key]}/{joint}" for joint in joints]
+
+
 def dataset_info(
     episodes: Sequence[Episode], joints: list[str], columns: dict[str, NDArray[Any]]
 ) -> dict[str, Any]:
@@ -56,10 +71,14 @@ def dataset_info(
     features = {
         key: layout.array_feature(
             values.shape[1:],
-            None if key in layout.SCALARS else AXES.get(key, joints),
+            _names(key, joints),
             layout.SCALARS.get(key, "float64"),
         )
         for key, values in columns.items()
+    }
+    features |= {
+        IMAGES + name: image_feature((frames.height, frames.width))
+        for name, frames in episodes[0].images.items()
     }
     return layout.dataset_info(
         robot_type=episodes[0].robot,

@@ -18,7 +18,8 @@ def part(episode: Episode, start: int, stop: int) -> Episode:
     """Rows ``start`` to ``stop`` (not included) of an episode."""
     arrays = {f.name: getattr(episode, f.name) for f in fields(episode)}
     cut: dict[str, Any] = {k: v[start:stop] for k, v in arrays.items() if isinstance(v, np.ndarray)}
-    return replace(episode, **cut)
+    images = {name: frames.part(start, stop) for name, frames in episode.images.items()}
+    return replace(episode, images=images, **cut)
 
 
 def between(

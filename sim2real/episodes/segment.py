@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from policies.errors import InputError
 from sim2real.bags.batch import NS
 from sim2real.bags.columns import Columns
+from sim2real.bags.images import ImageTopic
 from sim2real.episodes.align import SLACK_NS, Int
 from sim2real.episodes.streams import Base, Commands, States
 
@@ -27,8 +29,9 @@ class Window:
         states: indices of the state samples, stamps strictly increasing.
         commands: indices of the commands that may be in force, stamps not decreasing.
         base: indices of the base samples, stamps strictly increasing, or None for a fixed base.
+        images: camera -> indices of its images, stamps not decreasing.
         marker: number that the episode marker gave, or None.
-        task: text that the episode marker gave.
+        task: text that the episode marker gave, or the instruction that was in force.
     """
 
     start_ns: int
@@ -36,6 +39,7 @@ class Window:
     states: Index
     commands: Index
     base: Index | None
+    images: dict[str, Index]
     marker: int | None
     task: str
 
@@ -57,13 +61,16 @@ def find_windows(
     markers: Columns | None,
     *,
     max_gap_s: float,
+    instructions: Columns | None = None,
+    images: Mapping[str, ImageTopic] | None = None,
 ) -> list[Window]:
     """Cut a bag into windows.
 
     A new window begins where state stamps step back (a clock was reset), where states or base
     samples are missing for longer than ``max_gap_s`` (or 3 median periods, if that is longer), at
-    each marker, and after each damping command. With markers, whatever lies before the first one
-    or after one with a negative number belongs to no episode.
+    each marker, at each new instruction, and after each damping command. With markers, whatever
+    lies before the first one or after one with a negative number belongs to no episode. With
+    images, a window begins with a state for which each camera has sent one.
 
     Raises:
         InputError: a marker cannot be read.
@@ -72,6 +79,10 @@ def find_windows(
     command_epoch = _assign(states, epoch, commands.stamp_ns, commands.sequence)
     base_epoch = _assign(states, epoch, base.stamp_ns, base.sequence) if base else None
     marker_epoch = _assign(states, epoch, markers.stamp_ns, markers.sequence) if markers else None
+    seen = {
+        name: (topic, _assign(states, epoch, topic.stamp_ns, topic.sequence))
+        for name, topic in (images or {}).items()
+    }
     windows: list[Window] = []
     for number in range(int(epoch[-1]) + 1):
         samples = _increasing(np.flatnonzero(epoch == number), states.stamp_ns)
@@ -85,8 +96,14 @@ def find_windows(
         if markers is not None and marker_epoch is not None:
             own = _by_stamp(np.flatnonzero(marker_epoch == number), markers.stamp_ns)
             stretches = _split_at_markers(runs, states, markers, own)
+        stretches = [p for s in stretches for p in _split_at_instructions(s, states, instructions)]
+        shown = {
+            name: _by_stamp(np.flatnonzero(of == number), topic.stamp_ns)
+            for name, (topic, of) in seen.items()
+        }
         for stretch in stretches:
-            windows += _usable_windows(stretch, states, commands, issued, base, moved)
+            for window in _usable_windows(stretch, states, commands, issued, base, moved):
+                windows += _with_images(window, states, images or {}, shown)
     return windows
 
 
@@ -160,6 +177,43 @@ def _split_at_markers(
     return stretches
 
 
+def _split_at_instructions(
+    stretch: _Stretch, states: States, instructions: Columns | None
+) -> list[_Stretch]:
+    """Parts in which one instruction is in force; it has no stamp, but a place in the bag."""
+    if instructions is None or not len(instructions):
+        return [stretch]
+    text = ["", *instructions.text]
+    said = np.searchsorted(instructions.sequence, states.sequence[stretch.states])
+    kind = np.array([text.index(text[i]) for i in said.tolist()])
+    parts = np.split(np.arange(len(kind)), np.flatnonzero(np.diff(kind)) + 1)
+    return [
+        replace(
+            stretch, states=stretch.states[rows], task=text[kind[rows[0]]].strip() or stretch.task
+        )
+        for rows in parts
+    ]
+
+
+def _with_images(
+    window: Window,
+    states: States,
+    images: Mapping[str, ImageTopic],
+    shown: Mapping[str, Index],
+) -> list[Window]:
+    """The part of a window from which on there is an image of each camera, if there is one."""
+    if not shown:
+        return [window]
+    if not all(len(members) for members in shown.values()):
+        return []
+    first_ns = max(int(images[name].stamp_ns[members[0]]) for name, members in shown.items())
+    stamps = states.stamp_ns[window.states]
+    begin = int(np.searchsorted(stamps, max(window.start_ns, first_ns) - SLACK_NS))
+    if begin == len(stamps) or stamps[begin] > window.end_ns:
+        return []
+    return [replace(window, start_ns=int(stamps[begin]), images=dict(shown))]
+
+
 def _parse_marker(text: str) -> tuple[int, str]:
     number, _, task = text.strip().partition(" ")
     try:
@@ -200,6 +254,7 @@ def _usable_windows(
                     states=stretch.states,
                     commands=issued,
                     base=samples,
+                    images={},
                     marker=stretch.marker,
                     task=stretch.task,
                 )

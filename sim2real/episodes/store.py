@@ -22,6 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from policies.datasets.image_column import (
+    IMAGES,
+    image_statistics,
+    write_frames,
+)
 from policies.datasets.layout import (
     DATA,
     EPISODES,
@@ -48,6 +53,7 @@ from sim2real.episodes.lerobot_layout import (
     episode_table,
     index_columns,
 )
+from sim2real.episodes.stored_images import joined_images, stored_images
 
 FORMAT = 1
 MANIFEST = "meta/realign.json"
@@ -126,9 +132,10 @@ def load_episodes(directory: Path, robot: RobotSpec | None = None) -> list[Episo
                 "or it is missing; build the episodes again"
             )
     _require_robot(directory, manifest, robot)
-    table = read_table(directory / DATA, _REBUILD)
-    joints = manifest["joint_names"]
-    arrays = _columns(directory, table, manifest["features"], len(joints))
+    joints, features = manifest["joint_names"], manifest["features"]
+    table = read_table(directory / DATA, _REBUILD, columns=[*features, "time_s"])
+    arrays = _columns(directory, table, features, len(joints))
+    cameras = stored_images(directory / DATA, manifest.get("cameras", {}), table.num_rows)
     try:
         return [
             Episode(
@@ -137,6 +144,7 @@ def load_episodes(directory: Path, robot: RobotSpec | None = None) -> list[Episo
                 rate_hz=float(manifest["rate_hz"]),
                 task=task,
                 source=source,
+                images={n: frames.part(span.start, span.stop) for n, frames in cameras.items()},
                 **{name: values[span].copy() for name, values in arrays.items()},
             )
             for span, task, source in _episode_rows(directory, table.num_rows)
@@ -184,8 +192,12 @@ def _require_uniform(episodes: Sequence[Episode]) -> dict[str, str]:
         {key: name for key, name in OPTIONAL.items() if getattr(episode, name) is not None}
         for episode in episodes
     ]
+    cameras = [
+        [f"{name} {c.width} x {c.height}" for name, c in sorted(e.images.items())] for e in episodes
+    ]
     for what, values in (
         ("robot", [f"{e.robot} {e.robot_fingerprint}" for e in episodes]),
+        ("set of cameras", [", ".join(found) or "none" for found in cameras]),
         ("rate in Hz", [str(e.rate_hz) for e in episodes]),
         ("set of optional fields", [", ".join(sorted(f)) or "none" for f in fields]),
     ):
@@ -221,11 +233,16 @@ def _write(
         for key, field in features.items()
     }
     columns |= index_columns(episodes)
-    pq.write_table(frame_table(columns), out / DATA, compression="zstd")
+    cameras = joined_images(episodes)
+    files = {IMAGES + name: frames.file for name, frames in cameras.items()}
+    write_frames(out / DATA, frame_table(columns), files)
     pq.write_table(episode_table(episodes), out / EPISODES, compression="zstd")
     pq.write_table(task_table(tasks), out / TASKS)
     write_meta(out / INFO, dataset_info(episodes, joints, columns))
-    write_meta(out / STATS, {key: statistics(values) for key, values in columns.items()})
+    stats = {key: statistics(values) for key, values in columns.items()}
+    for name, frames in cameras.items():
+        stats[IMAGES + name] = image_statistics(len(frames), frames.rgb)
+    write_meta(out / STATS, stats)
     first = episodes[0]
     manifest = {
         "format": FORMAT,
@@ -238,6 +255,10 @@ def _write(
         "duration_s": sum((n - 1) / first.rate_hz for n in lengths),
         "latency_s": latency_s,
         "features": features,
+        "cameras": {
+            name: {"height": frames.height, "width": frames.width}
+            for name, frames in first.images.items()
+        },
         "sources": [dict(episode.source) for episode in episodes],
         "sha256": {name: _sha256(out / name) for name in (DATA, EPISODES, TASKS)},
     }

@@ -19,10 +19,12 @@ JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ODOMETRY = "nav_msgs/msg/Odometry"
 HEADER = "std_msgs/msg/Header"
+STRING = "std_msgs/msg/String"
 STATE_TOPIC = "/joint_states"
 COMMAND_TOPICS = ("/joint_command", "/joint_commands")
 ODOM_TOPIC = "/odom"
 EPISODE_TOPIC = "/episode"
+INSTRUCTION_TOPICS = ("/policy/instruction", "/instruction")
 _MARGIN_RAD = 0.2
 _SHARE = 0.2
 
@@ -92,6 +94,7 @@ class Streams:
     commands: Commands
     base: Base | None
     markers: Columns | None
+    instructions: Columns | None
 
 
 def read_streams(
@@ -118,6 +121,9 @@ def read_streams(
         wanted[ODOM_TOPIC] = (ODOMETRY,)
     if _recorded(bag, EPISODE_TOPIC):
         wanted[EPISODE_TOPIC] = (HEADER,)
+    told = next((name for name in INSTRUCTION_TOPICS if _recorded(bag, name)), None)
+    if told is not None:
+        wanted[told] = (STRING,)
     _require(bag, wanted, command_topic is None)
     joints = (state, command)
     columns = bag.columns_of({t: robot.joint_names if t in joints else None for t in wanted})
@@ -141,6 +147,7 @@ def read_streams(
         commands=_commands(columns[command], robot),
         base=base,
         markers=columns.get(EPISODE_TOPIC),
+        instructions=None if told is None else columns[told],
     )
 
 

@@ -105,7 +105,8 @@ def test_episodes_of_a_robot_are_demonstrations_too(tmp_path):
     )
     save_episodes([episode, replace(episode, task="wave")], tmp_path / "e", latency_s=0.0)
     data = load_demonstrations(tmp_path / "e")
-    assert data.state_names == data.action_names == robot.joint_names
+    assert data.state_names == tuple(f"qpos/{joint}" for joint in robot.joint_names)
+    assert data.action_names == tuple(f"position/{joint}" for joint in robot.joint_names)
     assert data.task == ["reach", "wave"]
     np.testing.assert_array_equal(data.state[1], episode.qpos_rad)
     np.testing.assert_array_equal(data.action[0], episode.action_rad)

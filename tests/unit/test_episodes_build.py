@@ -381,7 +381,7 @@ def test_the_layout_is_lerobot_v3(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet")
     assert (info["codebase_version"], info["fps"], info["total_episodes"]) == ("v3.0", 100, 2)
     assert set(info["features"]) == set(table.column_names)
-    assert info["features"]["observation.state"]["names"] == ["a", "b"]
+    assert info["features"]["observation.state"]["names"] == ["qpos/a", "qpos/b"]
     assert info["total_frames"] == table.num_rows
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
     column = np.array(table["action"].to_pylist())
