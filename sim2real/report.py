@@ -1,11 +1,13 @@
 """Self-contained HTML pages with tables and inline SVG charts, in light and dark.
 
-A page is a list of sections (:class:`Text`, :class:`Table`, :class:`Bars`, :class:`Lines`); nothing
-is fetched when it is opened, and each chart carries its values as tooltips.
+A page is a list of sections (:class:`Text`, :class:`Table`, :class:`Bars`, :class:`Lines`,
+:class:`Pictures`); nothing is fetched when it is opened, and each chart carries its values as
+tooltips.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +83,24 @@ class Lines:
     note: str = ""
 
 
-Section = Text | Table | Bars | Lines
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Rows of small pictures, in order.
+
+    Attributes:
+        heading: what is shown.
+        rows: name of a row -> JPEG files.
+        captions: below each column.
+        note: what the reader should know.
+    """
+
+    heading: str
+    rows: Mapping[str, Sequence[bytes]]
+    captions: tuple[str, ...]
+    note: str = ""
+
+
+Section = Text | Table | Bars | Lines | Pictures
 
 _STYLE = """
 :root { color-scheme: light dark; --bg: #ffffff; --card: #f6f7f9; --fg: #1b1f24; --soft: #667080;
@@ -99,6 +118,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--grid); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.strip th, .strip td { border: 0; padding: 2px; text-align: center; font-size: 12px; }
+.strip img { display: block; width: 100%; min-width: 64px; border-radius: 4px; }
 figure { margin: 8px 0; padding: 12px; background: var(--card); border-radius: 10px; }
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
 .grid { stroke: var(--grid); } .axis { stroke: var(--soft); }
@@ -149,6 +170,8 @@ def _section(section: Section) -> str:
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
     if isinstance(section, Table):
         return f"{heading}{_table(section)}{note}"
+    if isinstance(section, Pictures):
+        return f"{heading}{_pictures(section)}{note}"
     chart = _bars(section) if isinstance(section, Bars) else _lines(section)
     return f"{heading}<figure>{_legend(tuple(section.series))}{chart}</figure>{note}"
 
@@ -159,6 +182,22 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _pictures(pictures: Pictures) -> str:
+    rows = []
+    for name, files in pictures.rows.items():
+        cells = "".join(
+            f'<td><img src="data:image/jpeg;base64,{base64.b64encode(file).decode()}" '
+            f'alt="{escape(name)}, {escape(caption)}"></td>'
+            for file, caption in zip(files, pictures.captions, strict=True)
+        )
+        rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+    below = "".join(f"<td>{escape(caption)}</td>" for caption in pictures.captions)
+    return (
+        f'<div class="scroll"><table class="strip">{"".join(rows)}'
+        f"<tr><th></th>{below}</tr></table></div>"
+    )
 
 
 def _legend(names: Sequence[str]) -> str:
@@ -273,30 +312,38 @@ def _lines(chart: Lines) -> str:
 
 
 def report_command(folder: Path, out: Path | None = None, overwrite: bool = False) -> None:
-    """Self-contained HTML page of a demo or replay folder.
+    """Self-contained HTML page of a demo or replay folder, or of episodes.
 
     Args:
-        folder: folder with the result.json of a demo, or with the JSON of a replay.
+        folder: folder with the result.json of a demo, or with the JSON of a replay, or episodes.
         out: page to write, default result_report.html in that folder.
         overwrite: replace the page if it exists.
 
     Raises:
         InputError: no result in the folder, or it is damaged; the page exists.
     """
+    from sim2real.episodes.report import episode_sections
+    from sim2real.episodes.store import MANIFEST, load_episodes
     from sim2real.replay.report import result_sections
 
+    page = out or folder / "result_report.html"
+    title = f"realign: {folder.resolve().name}"
+    if (folder / MANIFEST).is_file():
+        write_report(page, title, episode_sections(load_episodes(folder)), overwrite=overwrite)
+        print(page)
+        return
     names = ("result.json", "replay.json")
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise InputError(
-            f"expected a folder with {' or '.join(names)}, got {folder}; make one with "
-            "`realign demo` or `realign replay ... --json FOLDER/replay.json`"
+            f"expected a folder with {' or '.join(names)}, or of episodes, got {folder}; make one "
+            "with `realign demo`, `realign replay ... --json FOLDER/replay.json` or `realign "
+            "episodes build`"
         )
     try:
         content = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid JSON ({error}); run the command again") from None
-    page = out or folder / "result_report.html"
     sections = result_sections(content.get("replay", content) if isinstance(content, dict) else {})
-    write_report(page, f"realign: {folder.resolve().name}", sections, overwrite=overwrite)
+    write_report(page, title, sections, overwrite=overwrite)
     print(page)

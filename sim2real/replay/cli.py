@@ -11,6 +11,7 @@ from tqdm import tqdm
 from policies.robots import get_robot
 from sim2real.delta.model import DeltaModel, load_delta
 from sim2real.delta.trust import TrustMeter
+from sim2real.episodes.report import camera_strip
 from sim2real.episodes.store import load_episodes
 from sim2real.replay.open_loop import HORIZONS_S, replay
 from sim2real.replay.report import metric_rows, replay_sections
@@ -88,9 +89,8 @@ def replay_command(
     if json:
         write_json(json, content)
     if report:
-        write_report(
-            report, f"Open-loop replay: {robot}", replay_sections(result), overwrite=overwrite
-        )
+        sections = replay_sections(result, strip=camera_strip(logged[0]))
+        write_report(report, f"Open-loop replay: {robot}", sections, overwrite=overwrite)
 
 
 def _trust_text(meter: TrustMeter) -> str:

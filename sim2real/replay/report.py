@@ -9,7 +9,7 @@ import numpy as np
 
 from policies.errors import InputError
 from sim2real.replay.open_loop import ReplayResult
-from sim2real.report import Bars, Lines, Section, Table, Text
+from sim2real.report import Bars, Lines, Pictures, Section, Table, Text
 
 _METRICS = (
     ("E_g_mpjpe_mm", "E_g-mpjpe", "mm", 2),
@@ -96,14 +96,19 @@ def result_sections(content: Mapping[str, Any], *, intro: str = "") -> list[Sect
     ]
 
 
-def replay_sections(result: ReplayResult, *, intro: str = "") -> list[Section]:
+def replay_sections(
+    result: ReplayResult, *, intro: str = "", strip: Pictures | None = None
+) -> list[Section]:
     """Sections of a page for a replay, with the joint that errs most in a few windows.
 
     Args:
         result: the replay.
         intro: a paragraph to begin with.
+        strip: pictures of an episode (:func:`sim2real.episodes.report.camera_strip`), or None.
     """
     sections = result_sections(result.to_json(), intro=intro)
+    if strip is not None:
+        sections.insert(1, strip)
     for number, window in enumerate(result.trajectories, start=1):
         error = window.methods["open_loop"] - window.logged
         joint = int(np.argmax((error**2).mean(axis=0)))
