@@ -44,6 +44,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     driver = Node(
         package="realign_franka_driver",
         executable="driver_node",
+        ros_arguments=["--enclave", "/realign/franka_driver"],
         output="screen",
         parameters=[
             {
@@ -63,6 +64,7 @@ def _trajectory(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     node = Node(
         package="realign_franka_driver",
         executable="trajectory_node",
+        ros_arguments=["--enclave", "/realign/franka_trajectory"],
         output="screen",
         remappings=[("joint_states", OUR_JOINT_STATES)],
         parameters=[{name: given[name] for name in names}],

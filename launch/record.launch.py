@@ -54,6 +54,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         Node(
             package="realign_recorder",
             executable="recorder_node",
+            ros_arguments=["--enclave", "/realign/recorder"],
             output="screen",
             parameters=[parameters],
         )

@@ -45,6 +45,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     guard = Node(
         package="realign_policy",
         executable="guard_node",
+        ros_arguments=["--enclave", "/realign/guard"],
         output="screen",
         remappings=remappings,
         parameters=[common, watched],
@@ -64,6 +65,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     policy = LifecycleNode(
         package="realign_policy",
         executable="policy_node",
+        ros_arguments=["--enclave", "/realign/policy"],
         name="policy",
         namespace="",
         output="screen",

@@ -47,6 +47,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     driver = Node(
         package="realign_serial_driver",
         executable="driver_node",
+        ros_arguments=["--enclave", "/realign/serial_driver"],
         output="screen",
         parameters=[
             {
@@ -67,6 +68,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         button = Node(
             package="realign_serial_driver",
             executable="estop_node",
+            ros_arguments=["--enclave", "/realign/estop_button"],
             output="screen",
             parameters=[{"port": given["estop_port"]}],
         )

@@ -36,6 +36,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     driver = Node(
         package="realign_mujoco_driver",
         executable="driver_node",
+        ros_arguments=["--enclave", "/realign/mujoco_driver"],
         output="screen",
         parameters=[
             {

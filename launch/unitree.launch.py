@@ -41,6 +41,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     driver = Node(
         package="realign_unitree_driver",
         executable="driver_node",
+        ros_arguments=["--enclave", "/realign/unitree_driver"],
         output="screen",
         parameters=[
             {

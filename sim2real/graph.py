@@ -51,7 +51,7 @@ class Graph:
         """Start the node ``python -m module`` with ROS parameters; output goes to a log file."""
         params = self.folder / f"{name}.yaml"
         params.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-        arguments = ["--ros-args", "--params-file", str(params)]
+        arguments = ["--ros-args", "--params-file", str(params), "--enclave", enclave_of(module)]
         return self.start_program(name, module, arguments, piped=bool(parameters.get("progress")))
 
     def start_program(
@@ -111,6 +111,13 @@ class Graph:
             if code is not None and name != "driver" and (name != "recorder" or code == 2):
                 return process
         return None
+
+
+def enclave_of(module: str) -> str:
+    """Enclave of the node in a module, as ``security_policy.xml`` names them."""
+    package, _, node = module.partition(".")
+    node = package if node == "driver_node" else node.removesuffix("_node")
+    return f"/realign/{node.removeprefix('realign_')}"
 
 
 def ros_environment(domain_id: int) -> dict[str, str]:

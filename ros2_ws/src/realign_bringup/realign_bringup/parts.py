@@ -112,6 +112,7 @@ def player(context: LaunchContext, **parameters: str) -> Node:
     return Node(
         package="realign_recorder",
         executable="player_node",
+        ros_arguments=["--enclave", "/realign/player"],
         output="screen",
         parameters=[{"robot": robot, "autostart": autostart, **parameters}],
         on_exit=Shutdown(reason="the motion is over"),
