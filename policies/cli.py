@@ -83,7 +83,7 @@ def policy_import_lerobot(
     )
     config, tried = made.config, made.tried
     kind = config.provenance["kind"]
-    print(f"{out}: {kind} policy {config.name} for {config.robot.name}, {config.rate_hz:g} Hz")
+    print(f"{out}: {kind} policy {config.name} for {robot}, {config.rate_hz:g} Hz")
     if tried:
         print(
             f"tried in LeRobot {tried['version']} on {tried['device']}: {tried['parameters']} "

@@ -23,6 +23,7 @@ from policies.robots import SO101
 from policies.runtime.engine import make_engine
 from policies.runtime.failure import Failure, PolicyFailureError
 from policies.runtime.planning import EngineConfig
+from policies.serving.client import RemoteConfig, open_session
 from policies.vla.lerobot.checkpoint import import_lerobot, load_lerobot_model
 from policies.vla.lerobot.mapping import to_lerobot, to_si
 from policies.vla.lerobot.model import RunConfig
@@ -156,6 +157,33 @@ def test_served_to_another_machine_it_answers_the_same(case):
         assert server.wait(LIMIT_S) == 0
     for here, there in zip(*chunks, strict=True):
         np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.parametrize("case", ["act", "smolvla"], indirect=True)
+def test_a_folder_is_served_as_lerobot_wrote_it(case):
+    path, state, images, wanted = case
+    words = [sys.executable, "-m", "sim2real.cli", "serve", "--backend", "lerobot", "--port", "0"]
+    words += ["--policy", str(path.parent / "theirs"), "--python", os.environ[PYTHON_VARIABLE]]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        url = server.stdout.readline().decode().split()[-1]
+        session = open_session(RemoteConfig(url=url, reply_s=60.0))
+        assert session.greeting["robot"] is None
+        session.ask({"reset": SEED})
+        cameras = {spec["name"] for spec in session.greeting["spec"]["cameras"]}
+        question = {
+            "state": state[0],
+            "images": {name: images[name.rpartition(".")[2]][0] for name in cameras},
+            "prompt": "pick up the red cube",
+        }
+        actions = session.ask(question)["actions"]
+        session.close()
+    finally:
+        server.terminate()
+        assert server.wait(LIMIT_S) == 0
+    # LeRobot's loop carries the first actions of the same plan out one by one.
+    np.testing.assert_allclose(actions[0], wanted[0], rtol=0.0, atol=TOLERANCE)
+    np.testing.assert_allclose(actions[1], wanted[1], rtol=0.0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["diffusion"], indirect=True)

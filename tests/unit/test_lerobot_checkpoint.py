@@ -30,7 +30,7 @@ from policies.errors import InputError
 from policies.interface import Observation
 from policies.robots import PANDA, SO101
 from policies.runtime.failure import Failure, PolicyFailureError
-from policies.serving.client import RemoteConfig, RemoteModel
+from policies.serving.client import RemoteConfig, RemoteModel, open_session
 from policies.serving.protocol import Served
 from policies.serving.server import PolicyServer, ServeConfig
 from policies.vla.lerobot import process
@@ -40,6 +40,7 @@ from policies.vla.lerobot.model import RunConfig
 from policies.vla.lerobot.process import Limits
 from policies.vla.lerobot.workers.wire import BrokenMessageError, Channel
 from sim2real import cli as realign
+from sim2real.serve_cli import local_policy
 
 DOUBLE = Path(__file__).parents[1] / "contract/lerobot_double.py"
 MAP = {
@@ -511,11 +512,97 @@ def test_a_served_checkpoint_answers_as_here(start):
     np.testing.assert_array_equal(there, model.sample(window(1, (0.25, -0.5), 3)))
 
 
+@pytest.fixture
+def served(monkeypatch, double):
+    """Runs ``realign serve`` with options; meanwhile a client gets to talk to it."""
+
+    def run(talk, *options):
+        original = PolicyServer.serve_forever
+
+        def serve_forever(server):
+            thread = threading.Thread(target=original, args=(server,))
+            thread.start()
+            try:
+                talk(f"ws://127.0.0.1:{server.port}")
+            finally:
+                server.close()
+                thread.join()
+
+        monkeypatch.setattr(PolicyServer, "serve_forever", serve_forever)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        words = ["serve", "--backend", "lerobot", "--python", sys.executable, "--port", "0"]
+        return realign.main([*words, *map(str, options)])
+
+    return run
+
+
+def test_a_folder_of_lerobot_is_served_in_its_own_numbers(tmp_path, served, capsys):
+    folder = write_folder(tmp_path / "theirs")
+    names = ["observation.state/0", "observation.state/1"]
+
+    def talk(url):
+        session = open_session(RemoteConfig(url=url))
+        spec = session.greeting["spec"]
+        assert (spec["name"], spec["state_names"]) == ("theirs", names)
+        assert spec["action_names"] == ["action/0", "action/1"]
+        assert session.greeting["state_units"] == ["", ""]
+        assert session.greeting["robot"] is None
+        state = np.array([10.0, -20.0], dtype=np.float32)
+        image = np.full((8, 12, 3), 7, np.uint8)
+        question = {"state": state, "images": {"observation.images.front": image}}
+        actions = session.ask({**question, "prompt": "go"})["actions"]
+        np.testing.assert_array_equal(actions, state + 7.0 + np.arange(5.0)[:, None])
+        other = session.ask({**question, "prompt": "other"})["actions"]
+        np.testing.assert_array_equal(other, actions + 10.0)
+        session.close()
+        with (
+            pytest.raises(InputError, match="--robot and --map"),
+            local_policy(url, token_file=None, reply_s=5.0),
+        ):
+            pass
+
+    assert served(talk, "--policy", folder) == 0
+    assert "theirs for no robot, in LeRobot's own numbers: ws://" in capsys.readouterr().out
+
+
+def test_a_folder_of_lerobot_is_served_for_a_robot_as_if_it_were_imported(tmp_path, served):
+    ours, folder, plans = imported(tmp_path), tmp_path / "theirs", []
+
+    def talk(url):
+        with local_policy(url, token_file=None, reply_s=5.0) as description:
+            for policy in (load_policy(ours, SO101), load_policy(description, SO101)):
+                policy.reset(1)
+                plans.append(policy.model.sample(window(1, (0.25, -0.5), 3)))
+                policy.model.close()
+
+    options = ("--robot", "so101", "--map", tmp_path / "map.json")
+    assert served(talk, "--policy", folder, *options) == 0
+    np.testing.assert_array_equal(*plans)
+
+
+def test_what_a_served_folder_is_told_must_fit(tmp_path, served, capsys):
+    ours, folder = imported(tmp_path), tmp_path / "theirs"
+    unused = lambda url: None  # noqa: E731 - none of them gets as far as to listen
+    options = {"--robot": "so101", "--map": tmp_path / "map.json", "--vlm": tmp_path}
+    for checkpoint, names, words in (
+        (folder, ["--robot"], "got --robot alone"),
+        (folder, ["--map"], "got --map alone"),
+        (folder, ["--vlm"], "expected none for a policy of type act"),
+        (ours, ["--robot", "--map"], "which says all of it by itself"),
+    ):
+        given = [word for name in names for word in (name, options[name])]
+        assert served(unused, "--policy", checkpoint, *given) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_serve_takes_an_interpreter_for_lerobot_only(tmp_path, capsys):
     checkpoint = str(Path(policies.__file__).parent / "checkpoints/panda_reach")
     assert realign.main(["serve", "--policy", checkpoint, "--backend", "lerobot"]) == 2
     assert realign.main(["serve", "--policy", checkpoint, "--python", sys.executable]) == 2
-    assert "expected a checkpoint made by realign policy import lerobot" in capsys.readouterr().err
+    assert (
+        "expected a LeRobot folder or a checkpoint made by realign policy import"
+        in capsys.readouterr().err
+    )
     ours = str(imported(tmp_path))
     command = ["serve", "--policy", ours, "--backend", "lerobot", "--port", "0"]
     assert realign.main([*command, "--python", "/no/such/python"]) == 3

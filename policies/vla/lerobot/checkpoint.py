@@ -30,7 +30,7 @@ from policies.vla.lerobot.config import (
     make_config,
     parse_config,
 )
-from policies.vla.lerobot.folder import CONFIG_FILE, read_folder, read_text, vlm_files
+from policies.vla.lerobot.folder import CONFIG_FILE, Folder, read_folder, read_text, vlm_files
 from policies.vla.lerobot.mapping import check_dataset, read_map
 from policies.vla.lerobot.model import LeRobotModel, RunConfig
 
@@ -89,7 +89,7 @@ def read_lerobot(path: Path) -> LeRobotCheckpoint:
     stated.only(CONFIG_FILE, *needed)
     digests = {CONFIG_FILE: hashlib.sha256(text.encode()).hexdigest()}
     for name in needed:
-        expected, digests[name] = stated.text(name), _digest(path / name)
+        expected, digests[name] = stated.text(name), file_sha256(path / name)
         if digests[name] != expected:
             raise InputError(
                 f"{path / name}: expected sha256 {expected[:12]}..., which {CONFIG_FILE} states, "
@@ -165,15 +165,13 @@ def import_lerobot(
     """
     source, out = Path(source), Path(out)
     folder = read_folder(source)
-    value_map = read_map(map_file, robot)
-    if dataset_info is not None:
-        check_dataset(value_map, dataset_info)
-    provenance = {"importer": "lerobot", "kind": folder.kind, "folder": source.resolve().name}
-    config = make_config(out.name, robot.name, robot.fingerprint, value_map, provenance)
+    config = bind_map(out.name, source, folder, robot, map_file, dataset_info)
     spec = chunk_spec(config, folder, str(map_file))
     ChunkPolicy(LeRobotModel(config, spec, source), robot, "")
     files = {f"{FOLDER}/{name}": source / name for name in folder.files}
-    files |= _vlm_of(folder.kind, config.instruction, source, vlm, map_file)
+    vlm = vlm_folder(folder.kind, source, vlm)
+    if vlm is not None:
+        files |= {f"{FOLDER}/{VLM}/{name}": vlm / name for name in vlm_files(vlm)}
     check_writable(out, overwrite=overwrite)
     tried: dict[str, Any] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -208,15 +206,17 @@ def describe(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_lerobot(path)
     config, spec = checkpoint.config, checkpoint.spec
+    robot = config.robot
+    assert robot is not None, "an imported checkpoint has one"
     model = LeRobotModel(config, spec, checkpoint.folder)
-    policy = ChunkPolicy(model, get_robot(config.robot.name), checkpoint.sha256)
+    policy = ChunkPolicy(model, get_robot(robot.name), checkpoint.sha256)
     described = dump_config(config)
     return {
         "name": config.name,
         "kind": read_folder(checkpoint.folder).kind,
         "type": KIND,
-        "robot": config.robot.name,
-        "robot_fingerprint": config.robot.fingerprint,
+        "robot": robot.name,
+        "robot_fingerprint": robot.fingerprint,
         "rate_hz": spec.rate_hz,
         "duration_s": None,
         "topics": [
@@ -234,36 +234,77 @@ def describe(path: Path) -> dict[str, Any]:
         "prediction_horizon": spec.prediction_horizon,
         "action_horizon": spec.action_horizon,
         "instruction": config.instruction,
-        "start_pose_rad": config.robot.start_pose_rad,
+        "start_pose_rad": robot.start_pose_rad,
         "source": config.provenance,
         "sha256": checkpoint.sha256,
         "files": checkpoint.files,
     }
 
 
-def _vlm_of(
-    kind: str, instruction: str | None, source: Path, vlm: Path | None, map_file: Path
-) -> dict[str, Path]:
-    """Files of the vision-language model, by their names in the checkpoint."""
-    if kind != "smolvla":
-        if vlm is not None:
-            raise InputError(f"--vlm: expected none for a policy of type {kind}, got {vlm}")
-        return {}
-    if instruction is None:
+def bind_map(
+    name: str,
+    source: Path,
+    folder: Folder,
+    robot: RobotSpec,
+    map_file: Path,
+    dataset_info: Path | None = None,
+) -> LeRobotConfig:
+    """What a folder is for a robot.
+
+    Args:
+        name: of the checkpoint.
+        source: the folder.
+        folder: the same as read.
+        robot: the robot that it shall run on.
+        map_file: what its numbers are, see :mod:`policies.vla.lerobot.mapping`.
+        dataset_info: ``meta/info.json`` of its dataset, to compare the map with.
+
+    Raises:
+        InputError: the map is not readable, does not fit the dataset, or has no instruction for a
+            policy that is told one.
+    """
+    value_map = read_map(map_file, robot)
+    if folder.kind == "smolvla" and value_map.instruction is None:
         raise InputError(
             f"{map_file}: expected an 'instruction', which a policy of type smolvla is told, got "
             "none; add one"
         )
-    folder = vlm or source / VLM
+    if dataset_info is not None:
+        check_dataset(value_map, dataset_info)
+    provenance = {"importer": "lerobot", "kind": folder.kind, "folder": source.resolve().name}
+    return make_config(name, robot.name, robot.fingerprint, value_map, provenance)
+
+
+def vlm_folder(kind: str, source: Path, given: Path | None) -> Path | None:
+    """Folder with settings and tokenizer of the vision-language model, None for kinds without one.
+
+    Args:
+        kind: type of the policy.
+        source: LeRobot's folder, in which it may lie.
+        given: by the user.
+
+    Raises:
+        InputError: there is none, or one for a kind that has no such model.
+    """
+    if kind != "smolvla":
+        if given is not None:
+            raise InputError(f"--vlm: expected none for a policy of type {kind}, got {given}")
+        return None
+    folder = given or source / VLM
     if not folder.is_dir():
         raise InputError(
             "--vlm: expected the folder with settings and tokenizer of the vision-language model "
             f"that vlm_model_name in {source / CONFIG_FILE} means, got none; give it"
         )
-    return {f"{FOLDER}/{VLM}/{name}": folder / name for name in vlm_files(folder)}
+    return folder
 
 
-def _digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash of a file, 64 hex digits.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -279,5 +320,5 @@ def _write(path: Path, config: LeRobotConfig, files: Mapping[str, Path]) -> None
     for name, source in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path / name)
-    hashes = {name: _digest(path / name) for name in files}
+    hashes = {name: file_sha256(path / name) for name in files}
     (path / CONFIG_FILE).write_text(seal(dump_config(config), hashes), encoding="utf-8")

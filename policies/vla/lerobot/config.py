@@ -23,7 +23,7 @@ class LeRobotConfig:
 
     Attributes:
         name: checkpoint name.
-        robot: robot that it was imported for.
+        robot: robot that it was imported for; None for a folder that is served as it is.
         rate_hz: rate of observations and actions, Hz.
         state, environment_state, action: what the numbers are, and their units.
         cameras: LeRobot's feature -> name of the camera in ``Observation.images``.
@@ -32,7 +32,7 @@ class LeRobotConfig:
     """
 
     name: str
-    robot: RobotBinding
+    robot: RobotBinding | None
     rate_hz: float
     state: tuple[Entry, ...]
     environment_state: tuple[Entry, ...]

@@ -50,6 +50,8 @@ class LeRobotModel:
         spec: sizes, names, rates.
         folder: LeRobot's own files.
         run: where and how it is evaluated.
+        vlm: folder with settings and tokenizer of a vision-language model; None for ``vlm`` in
+            ``folder``, if there is one.
 
     Attributes:
         instruction: what the robot is told to do where a window does not say it; a policy without
@@ -58,20 +60,27 @@ class LeRobotModel:
     """
 
     def __init__(
-        self, config: LeRobotConfig, spec: ChunkSpec, folder: Path, run: RunConfig | None = None
+        self,
+        config: LeRobotConfig,
+        spec: ChunkSpec,
+        folder: Path,
+        run: RunConfig | None = None,
+        *,
+        vlm: Path | None = None,
     ) -> None:
         self.config, self.spec = config, spec
         self.instruction = config.instruction
         self.network_calls = 0
         self.started: dict[str, Any] = {}
         self._folder, self._run = folder, run or RunConfig()
+        self._vlm = vlm or folder / "vlm"
         self._features = {camera: feature for feature, camera in config.cameras.items()}
         self._worker: Worker | None = None
         self._batch = 1
 
     @property
-    def robot(self) -> RobotBinding:
-        """The robot that it was imported for."""
+    def robot(self) -> RobotBinding | None:
+        """The robot that it was imported for, or None."""
         return self.config.robot
 
     @property
@@ -171,11 +180,10 @@ class LeRobotModel:
         return worker
 
     def _load(self, worker: Worker) -> dict[str, Any]:
-        vlm = self._folder / "vlm"
         header = {
             "op": "load",
             "folder": str(self._folder.resolve()),
-            "vlm": str(vlm.resolve()) if vlm.is_dir() else None,
+            "vlm": str(self._vlm.resolve()) if self._vlm.is_dir() else None,
             "device": self._run.device,
             "threads": self._run.threads,
         }
