@@ -12,6 +12,7 @@ from setuptools import find_packages, setup
 
 ROS_PACKAGES = (
     "realign_bringup",
+    "realign_driver",
     "realign_franka_driver",
     "realign_mujoco_driver",
     "realign_policy",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from policies.interface import Float
@@ -47,7 +49,7 @@ def tilt_rad(quat_wxyz: Float) -> float:
     w, x, y, z = (float(v) for v in quat_wxyz)
     norm = w * w + x * x + y * y + z * z
     cosine = 1.0 - 2.0 * (x * x + y * y) / max(norm, 1e-12)
-    return float(np.arccos(min(max(cosine, -1.0), 1.0)))
+    return math.acos(min(max(cosine, -1.0), 1.0))
 
 
 def multiply(a_wxyz: Float, b_wxyz: Float) -> Float:

@@ -48,11 +48,16 @@ def read_setup(monkeypatch):
 
 
 def declared_parameters(package: str, module: str) -> set[str]:
-    """First string arguments of ``declare_parameter`` and of the node's ``value`` short-hand."""
-    tree = ast.parse((WORKSPACE / package / package / f"{module}.py").read_text())
+    """First string arguments of ``declare_parameter`` and of the node's ``value`` short-hand.
+
+    Those of the class that the drivers of real robots share are theirs.
+    """
+    text = (WORKSPACE / package / package / f"{module}.py").read_text()
+    if "(RobotDriver)" in text:
+        text += (WORKSPACE / "realign_driver/realign_driver/robot_driver.py").read_text()
     return {
         node.args[0].value
-        for node in ast.walk(tree)
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call)
         and node.args
         and isinstance(node.args[0], ast.Constant)
@@ -105,7 +110,8 @@ def test_package_xml_declares_what_the_nodes_import(package):
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     ros = {name for name in imported if name == "rclpy" or name.endswith(("_msgs", "_srvs"))}
-    assert ros - {"builtin_interfaces"} <= declared
+    ours = imported & set(ROS_PACKAGES) - {package}
+    assert (ros | ours) - {"builtin_interfaces"} <= declared
 
 
 def test_dds_profile_is_the_default_of_every_participant():

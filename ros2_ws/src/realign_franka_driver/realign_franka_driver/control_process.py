@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,6 @@ class ControlConfig:
     enforce_realtime: bool = False
     realtime_priority: int = 0
     channel_fd: int = -1
-
-    def to_json(self) -> str:
-        """The command line argument."""
-        return json.dumps(asdict(self))
 
 
 class ControlLoop:

@@ -9,13 +9,9 @@ under our joint names out as ``joint_states``.
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -24,8 +20,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from policies import messages as wire
 from policies.errors import InputError
 from policies.robots import get_robot
+from realign_driver.commands import CommandReader
+from realign_driver.health import HealthPublisher
+from realign_driver.program import serve
+from realign_driver.qos import QOS
 from realign_franka_driver.trajectory import Halt, TrajectoryCore
-from realign_franka_driver.voice import QOS
 
 _HORIZON_PERIODS = 2.0
 
@@ -54,7 +53,7 @@ class TrajectoryNode(Node):
         self.core = TrajectoryCore(self.robot)
         theirs = [prefix + name for name in self.robot.joint_names]
         self._state_names = wire.NameMap(theirs, states)
-        self._command_names = wire.NameMap(self.robot.joint_names, "joint_command")
+        self._reader = CommandReader(self, self.robot)
         self._point = JointTrajectoryPoint()
         wire.set_stamp(self._point.time_from_start, round(self.horizon_s * 1e9))
         # Without a stamp the controller begins at once, whatever its clock says.
@@ -62,7 +61,7 @@ class TrajectoryNode(Node):
         self._state = JointState(name=list(self.robot.joint_names))
         self._commands = self.create_publisher(JointTrajectory, self.topic, 1)
         self._states = self.create_publisher(JointState, "joint_states", QOS)
-        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._health = HealthPublisher(self, "realign franka trajectory", self.robot.name)
         self.create_subscription(JointState, states, self._on_state, QOS)
         self.create_subscription(JointTrajectory, "joint_command", self._on_command, QOS)
         self.create_service(Trigger, "~/reset", self._reset)
@@ -82,17 +81,13 @@ class TrajectoryNode(Node):
         self._states.publish(self._state)
 
     def _on_command(self, msg: JointTrajectory) -> None:
-        try:
-            stands = bool(msg.points) and not msg.points[0].positions
-            chunk = None if stands else wire.trajectory_to_chunk(msg, self._command_names)
-        except InputError as error:
-            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+        command = self._reader.read(msg)
+        if command is None:
             return
         if not self.core.sent:
             self._look()
         was = self.core.halted_by
-        target = None if chunk is None else chunk.positions_rad[0]
-        point = self.core.on_command(target, time.monotonic_ns())
+        point = self.core.on_command(command.target_rad, time.monotonic_ns())
         if point is not None:
             self._point.positions = wire.doubles(point)
             self._commands.publish(self._trajectory)
@@ -108,16 +103,10 @@ class TrajectoryNode(Node):
             self.core.halt(Halt.NO_CONTROLLER, f"on {self.topic}; load and activate it")
         if self.core.halted_by is not was:
             self._halted()
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if self.core.text else DiagnosticStatus.OK,
-            name="realign franka trajectory",
-            message=self.core.text or "passing commands on",
-            hardware_id=self.robot.name,
-            values=[KeyValue(key="sent", value=str(self.core.sent))],
+        text = self.core.text
+        self._health.publish(
+            text or "passing commands on", is_error=bool(text), values={"sent": self.core.sent}
         )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(message)
 
     def _halted(self) -> None:
         self.get_logger().error(f"stopped: {self.core.text}; call ~/reset to go on")
@@ -132,19 +121,7 @@ class TrajectoryNode(Node):
 
 def main() -> None:
     """Pass commands on until told to stop."""
-    rclpy.init()
-    try:
-        node = TrajectoryNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    serve(TrajectoryNode)
 
 
 if __name__ == "__main__":

@@ -10,34 +10,21 @@ its own: subscriptions made in a :class:`DataGroup` are invisible to it.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import rclpy
-from rclpy.callback_groups import CallbackGroup
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+
+from realign_driver.polling import Polled
+from realign_driver.program import spinning, until_shutdown
 
 _WAIT_NS = 50_000_000
 
 
-class DataGroup(CallbackGroup):
+class DataGroup(Polled):
     """Subscriptions that :func:`spin` serves and executors leave alone."""
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never, for an executor."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Never, for an executor."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Nothing was begun."""
 
 
 def spin(node: Node, group: DataGroup) -> None:
@@ -46,32 +33,8 @@ def spin(node: Node, group: DataGroup) -> None:
     Messages of one topic come in order; callbacks of the group never overlap each other, but they
     do overlap timers and services.
     """
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    rest = threading.Thread(target=_serve_rest, args=(executor,))
-    rest.start()
-    try:
+    with spinning(node):
         _serve_data(node, group)
-    finally:
-        executor.shutdown()
-        rest.join()
-
-
-@contextmanager
-def until_shutdown() -> Iterator[None]:
-    """Leave what is going on when ROS shuts down in the middle of it, as it may at any signal."""
-    try:
-        yield
-    except ExternalShutdownException:
-        pass
-    except rclpy_implementation.RCLError:
-        if rclpy.ok():
-            raise
-
-
-def _serve_rest(executor: SingleThreadedExecutor) -> None:
-    with until_shutdown():
-        executor.spin()
 
 
 def _serve_data(node: Node, group: DataGroup) -> None:

@@ -34,7 +34,8 @@ from policies.runtime.guard_config import Command, GuardConfig
 from policies.runtime.handshake import announce_when_matched
 from policies.runtime.lifeline import on_loss
 from policies.runtime.scheduling import prefer_realtime
-from realign_policy.data_loop import DataGroup, spin, until_shutdown
+from realign_driver.program import until_shutdown
+from realign_policy.data_loop import DataGroup, spin
 from realign_policy.guard_health import GuardHealth
 
 QOS = QoSProfile(depth=100)

@@ -7,17 +7,15 @@ nothing: an operator calls ``/guard/reset`` and ``/guard/arm``.
 
 from __future__ import annotations
 
-import sys
 import time
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from policies.errors import InputError
+from realign_driver.health import HealthPublisher
+from realign_driver.program import serve
 from realign_serial_driver.button import BAUD, PERIOD_S, ButtonConfig, ButtonMonitor, Pressed
 from realign_serial_driver.port import PortLost, open_port, read_some
 
@@ -46,7 +44,7 @@ class EstopNode(Node):
         self._asked_ns = self._told_ns = 0
         self._lost = False
         self._state = self.create_publisher(Bool, "operator_stop", 10)
-        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._health = HealthPublisher(self, "realign e-stop button", "estop_button")
         self._guard = self.create_client(Trigger, "guard/estop")
         self.create_timer(CYCLE_S, self._cycle)
         self.create_timer(0.5, self._publish_health)
@@ -59,7 +57,12 @@ class EstopNode(Node):
                     f"expected lines of an e-stop button on {path} at {BAUD} baud, but none came "
                     f"within {FIRST_LINE_S:g} s; check its cable, its program and the port"
                 )
-            self.monitor.feed(read_some(self.port, 0.1), time.monotonic_ns())
+            try:
+                self.monitor.feed(read_some(self.port, 0.1), time.monotonic_ns())
+            except PortLost:
+                raise InputError(
+                    f"expected an e-stop button on {path}, but the port went away; check its cable"
+                ) from None
 
     def _cycle(self) -> None:
         now = time.monotonic_ns()
@@ -86,34 +89,21 @@ class EstopNode(Node):
 
     def _publish_health(self) -> None:
         pressed = self._said or Pressed.NO
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.OK if pressed is Pressed.NO else DiagnosticStatus.ERROR,
-            name="realign e-stop button",
-            message=pressed.value or "released",
-            hardware_id="estop_button",
-            values=[KeyValue(key="bad_lines", value=str(self.monitor.bad_lines))],
+        self._health.publish(
+            pressed.value or "released",
+            is_error=pressed is not Pressed.NO,
+            values={"bad_lines": self.monitor.bad_lines},
         )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(message)
+
+    def destroy_node(self) -> None:
+        """Leave the port to others."""
+        self.port.close()
+        super().destroy_node()
 
 
 def main() -> None:
     """Watch the button until told to stop."""
-    rclpy.init()
-    try:
-        node = EstopNode()
-    except (InputError, PortLost) as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.port.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    serve(EstopNode)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ Nothing moves before ``~/activate``, which opens and closes the fingers once.
 
 from __future__ import annotations
 
-import sys
-
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
 from policies.errors import InputError
+from realign_driver.health import HealthPublisher
+from realign_driver.program import serve
 from realign_serial_driver.robotiq import (
     MAX_WIDTH_M,
     GripperLost,
@@ -42,7 +39,7 @@ class GripperNode(Node):
         self._heard = self.get_clock().now()
         self._fault = ""
         self._states = self.create_publisher(JointState, "gripper_state", 10)
-        self._health = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._health = HealthPublisher(self, "realign gripper", "robotiq_2f85")
         self.create_subscription(Float64, "gripper_command", self._on_command, 10)
         self.create_service(Trigger, "~/activate", self._activate)
         self.create_service(Trigger, "~/stop", self._stop)
@@ -104,39 +101,23 @@ class GripperNode(Node):
 
     def _publish_health(self) -> None:
         state = self._state
-        values = {"lost": str(self.gripper.lost)}
+        values: dict[str, object] = {"lost": self.gripper.lost}
         if state is not None:
             values["object"] = state.met.name.lower()
             values["activated"] = str(state.activated).lower()
             values["current_a"] = f"{state.current_a:.2f}"
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if self._fault else DiagnosticStatus.OK,
-            name="realign gripper",
-            message=self._fault or (state.met.name.lower() if state else "not heard yet"),
-            hardware_id="robotiq_2f85",
-            values=[KeyValue(key=key, value=value) for key, value in values.items()],
-        )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._health.publish(message)
+        text = self._fault or (state.met.name.lower() if state else "not heard yet")
+        self._health.publish(text, is_error=bool(self._fault), values=values)
+
+    def destroy_node(self) -> None:
+        """Leave the port to others; the gripper keeps what it holds."""
+        self.gripper.close()
+        super().destroy_node()
 
 
 def main() -> None:
-    """Drive the gripper until told to stop; it keeps what it holds."""
-    rclpy.init()
-    try:
-        node = GripperNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.gripper.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    """Drive the gripper until told to stop."""
+    serve(GripperNode)
 
 
 if __name__ == "__main__":

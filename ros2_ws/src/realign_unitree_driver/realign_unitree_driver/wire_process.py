@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,6 @@ class WireConfig:
     release: bool = True
     realtime_priority: int = 0
     channel_fd: int = -1
-
-    def to_json(self) -> str:
-        """The command line argument."""
-        return json.dumps(asdict(self))
 
 
 class Wire:
