@@ -131,18 +131,16 @@ def _start_nodes(
 def _start_driver(
     graph: Graph, config: RunConfig, spec: PolicySpec, driver: dict[str, Any]
 ) -> None:
-    if config.driver != "mujoco":
-        own = {key: value for key, value in driver.items() if key not in ("lockstep", "seed")}
-        hardware(config.driver).start(graph, config, own)
-        return
-    simulated = {
-        "engine": config.engine,
-        "gap": config.gap,
-        "faults": config.faults,
+    task = {
         "goals": config.goals if "goal" in spec.needs else 0,
         "goal_period_s": float(config.goal_period_s),
     }
-    graph.start("driver", "realign_mujoco_driver.driver_node", driver | simulated)
+    if config.driver != "mujoco":
+        own = {key: value for key, value in driver.items() if key != "lockstep"}
+        hardware(config.driver).start(graph, config, own | task)
+        return
+    simulated = {"engine": config.engine, "gap": config.gap, "faults": config.faults}
+    graph.start("driver", "realign_mujoco_driver.driver_node", driver | task | simulated)
 
 
 def _read_summaries(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -178,6 +176,7 @@ def _result(
         "fell": driver["fell"],
         "min_base_height_m": driver["min_base_height_m"],
         "max_tilt_rad": driver["max_tilt_rad"],
+        "rise_m": driver.get("rise_m", {}),  # of the things that a virtual robot can grasp
         "latency_ms": guard["latency_ms"],
         "guard": {"refused": guard["refused"], "clamped": guard["clamped"], "state": state},
         "driver_stops": driver.get("stops", []),

@@ -21,19 +21,68 @@ class Hardware(Protocol):
             InputError: a package is missing, or options do not fit.
         """
 
-    def start(self, graph: Graph, config: RunConfig, driver: dict[str, Any]) -> None:
+    def start(
+        self, graph: Graph, config: RunConfig, driver: dict[str, Any], **emulator: object
+    ) -> None:
         """Start the driver, and before it the emulated robot where there is no real one.
 
         Args:
             graph: processes of the run.
             config: what to run.
             driver: parameters that every driver node has.
+            emulator: further arguments of an emulated robot, e.g. ``trace``.
         """
 
 
 def hardware(driver: Driver) -> Hardware:
     """How to run a robot through its driver."""
     return cast(Hardware, importlib.import_module(f"sim2real.run_{driver}"))
+
+
+def start_emulator(
+    graph: Graph, config: RunConfig, module: str, *words: str, **arguments: object
+) -> None:
+    """Start the emulated robot of a run.
+
+    Args:
+        graph: processes of the run.
+        config: what to run.
+        module: of the emulator.
+        words: what its command line begins with.
+        arguments: its own options, beside those that every emulator has.
+    """
+    options = {
+        "robot": config.robot,
+        "policy": config.policy.resolve(),
+        "gap": config.gap,
+        "faults": config.faults,
+        "seed": config.seed,
+        "summary": graph.folder / "emulator.json",
+        **{name.replace("_", "-"): value for name, value in arguments.items()},
+    }
+    listed = [f"--{name}={value}" for name, value in options.items()]
+    graph.start_program("emulator", module, [*words, *listed])
+
+
+def start_driver(
+    graph: Graph, config: RunConfig, module: str, driver: dict[str, Any], **own: object
+) -> None:
+    """Start the driver node of a run.
+
+    Args:
+        graph: processes of the run.
+        config: what to run.
+        module: of the node.
+        driver: parameters that every driver node has.
+        own: parameters of this one.
+    """
+    known = {
+        "robot": config.robot,
+        "policy": str(config.policy.resolve()),
+        # Somebody must stand beside a real robot and say when: ~/start.
+        "wait_for_operator": not config.emulated,
+    }
+    graph.start("driver", module, driver | known | own)
 
 
 def check_hardware(

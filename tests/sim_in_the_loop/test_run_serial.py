@@ -118,14 +118,56 @@ def arm(tmp_path):
     process.wait(20.0)
 
 
+@pytest.fixture
+def operator():
+    """Somebody who starts the arm; how many joint states had been sent until then."""
+    import rclpy
+    from sensor_msgs.msg import JointState
+    from std_srvs.srv import Trigger
+
+    rclpy.init()
+    node, states, before = rclpy.create_node("operator"), [], []
+    node.create_subscription(JointState, "joint_states", states.append, 10)
+    client = node.create_client(Trigger, "/serial_driver/start")
+    ended = threading.Event()
+
+    def look(seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not ended.is_set():
+            rclpy.spin_once(node, timeout_sec=0.05)
+
+    def start():
+        while not (client.service_is_ready() or ended.is_set()):
+            look(0.1)
+        look(2.0)
+        before.append(len(states))
+        client.call_async(Trigger.Request())
+        while not ended.is_set():
+            look(0.1)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    yield before
+    ended.set()
+    thread.join()
+    node.destroy_node()
+    rclpy.shutdown()
+
+
 def test_real_arm_needs_its_own_calibration(swing, domain, arm, tmp_path, monkeypatch):
-    link, calibration = arm
+    link, _ = arm
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"make it with `python -m realign_serial_driver\.homing"):
         run_with(swing, domain, port=str(link))
+
+
+def test_real_arm_waits_for_an_operator(swing, domain, arm, tmp_path, monkeypatch, operator):
+    link, calibration = arm
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "realign").mkdir()
     calibration.rename(tmp_path / "realign/so101.json")
     assert_ran(run_with(swing, domain, port=str(link)))
+    assert operator == [0]
 
 
 @pytest.mark.parametrize(
