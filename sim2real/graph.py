@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,27 @@ class Graph:
     processes: list[Process] = field(default_factory=list)
     lifeline: Lifeline = field(default_factory=Lifeline)
 
-    def start(self, name: str, module: str, parameters: dict[str, Any]) -> Process:
-        """Start the node ``python -m module`` with ROS parameters; output goes to a log file."""
+    def start(
+        self,
+        name: str,
+        module: str,
+        parameters: dict[str, Any],
+        *,
+        remap: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start the node ``python -m module`` with ROS parameters; output goes to a log file.
+
+        Args:
+            name: of the process, its parameter file and its log.
+            module: the node's.
+            parameters: ROS parameters.
+            remap: topic as the node calls it -> topic that it gets.
+        """
         params = self.folder / f"{name}.yaml"
         params.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         arguments = ["--ros-args", "--params-file", str(params), "--enclave", enclave_of(module)]
+        for topic, other in (remap or {}).items():
+            arguments += ["-r", f"{topic}:={other}"]
         return self.start_program(name, module, arguments, piped=bool(parameters.get("progress")))
 
     def start_program(

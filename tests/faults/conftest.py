@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -104,16 +105,28 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def load(name: str) -> ModuleType:
+    """A module beside this one; the tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def record_faulty_run() -> Callable[..., list[list[Any]]]:
+    """See ``faulty_run.py``."""
+    return load("faulty_run").record_faulty_run
+
+
 @pytest.fixture(scope="module")
 def open_live_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Any]]:
     """Opens graphs that are closed when the tests of a module are done."""
     rclpy = pytest.importorskip("rclpy")
     context = rclpy.Context()
     rclpy.init(context=context)
-    spec = importlib.util.spec_from_file_location("live_graph", HERE / "live_graph.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["live_graph"] = module
-    spec.loader.exec_module(module)
+    module = load("live_graph")
     opened = []
 
     def open_one() -> Any:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sim2real.graph import Graph, Process
 
 CHECKPOINT = Path(__file__).parents[2] / "policies/checkpoints/panda_reach"
@@ -64,10 +62,10 @@ class LiveGraph:
 
     def start_guard(self, chunks: str = "action_chunk", **parameters: Any) -> Process:
         common = {"robot": "panda", "lockstep": False, "auto_arm": True, **SLACK}
-        path = self.folder / "guard_remapped.yaml"
-        path.write_text(yaml.safe_dump({"/**": {"ros__parameters": common | parameters}}))
-        arguments = ["--ros-args", "--params-file", str(path), "-r", f"action_chunk:={chunks}"]
-        return self.graph.start_program("guard", "realign_policy.guard_node", arguments)
+        remap = {"action_chunk": chunks}
+        return self.graph.start(
+            "guard", "realign_policy.guard_node", common | parameters, remap=remap
+        )
 
     def start_policy(self, policy: Path = CHECKPOINT) -> Process:
         parameters = {"robot": "panda", "policy": str(policy), "autostart": True}
