@@ -2,7 +2,7 @@
 
     python tests/bench/bench_faults.py                      # a minute
     python tests/bench/bench_faults.py --kills 200          # kill -9 of the policy
-    python tests/bench/bench_faults.py --soak-minutes 30 --robot g1 --policy CHECKPOINT
+    python tests/bench/bench_faults.py --only soak --soak-minutes 30 --robot g1 --policy CHECKPOINT
 
 Robot time is exact; wall times are those of the machine, and of what else it does.
 """
@@ -10,7 +10,6 @@ Robot time is exact; wall times are those of the machine, and of what else it do
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import math
 import os
@@ -38,15 +37,12 @@ from policies.robots import PANDA, get_robot
 from policies.runtime.fault import State
 from policies.runtime.guard import Guard
 from policies.runtime.guard_config import GuardConfig
-from sim2real.bags.reader import read_bag
 from sim2real.graph import private_domain_id, ros_environment
-from sim2real.run import run
-from sim2real.run_config import RunConfig
 from sim2real.shared_memory import find_leftovers
+from sim2real.testing.determinism import bag_content, differences
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKPOINT = REPO / "policies/checkpoints/panda_reach"
-TOPICS = ("/joint_states", "/joint_command", "/action_chunk", "/imu", "/odom")
 MS = 1_000_000
 
 
@@ -249,50 +245,25 @@ def bench_soak(minutes: float, robot_name: str, policy: Path) -> str:
     )
 
 
-def digest(bag: Path, held_ns: int) -> dict[str, str]:
-    """Hash of what is on each topic, stamps of the messages included, times of receipt not.
-
-    A message that was repeated counts once: in lockstep the driver asks again where a second of
-    wall time has passed without an answer. Chunks from the moment on in which the guard
-    holds (``held_ns``) do not count: nobody waits for them.
-    """
-    out = {}
-    opened = read_bag(bag)
-    for topic in TOPICS:
-        if opened.info.topic(topic) is None:
-            continue
-        columns = opened.columns(topic)
-        new = np.diff(columns.stamp_ns, prepend=-1) != 0
-        if topic == "/action_chunk":
-            new &= columns.stamp_ns < held_ns
-        sha = hashlib.sha256(columns.stamp_ns[new].tobytes())
-        for name in sorted(columns.arrays):
-            sha.update(name.encode() + columns.arrays[name][new].tobytes())
-        out[topic] = sha.hexdigest()
-    return out
-
-
 def bench_determinism(robot: str, policy: Path) -> str:
-    """Two runs of one seed and the same faults: what is in the bags."""
-    digests, stops = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for k in range(2):
-            config = RunConfig(
-                robot=robot,
-                policy=policy,
-                lockstep=True,
-                seed=3,
-                duration_s=2.0,
-                faults="nan_state@1.0:0.1",
-                record=Path(folder) / f"bag{k}",
-            )
-            stops.append(run(config, progress=False)["transitions"])
-            held_ns = next(stamp for stamp, _, new, _ in stops[-1] if new == "hold")
-            digests.append(digest(Path(folder) / f"bag{k}", held_ns))
-    same = digests[0] == digests[1] and stops[0] == stops[1]
+    """Two runs of one seed and the same faults: what is in the bags, byte by byte."""
+    record = load(REPO / "tests/faults/faulty_run.py").record_faulty_run
+    contents, edges = [], []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"seed": 3, "duration_s": 2.0}
+            edges.append(record(Path(folder), private_domain_id(), robot, policy, **options))
+            hold_ns = next(stamp for stamp, _, new, _ in edges[-1] if new == "hold")
+            held = {"/action_chunk": hold_ns}
+            contents.append(bag_content(Path(folder) / "bag", until_ns=held))
+    different = differences(*contents) + ["changes of state"] * (edges[0] != edges[1])
+    messages = {k: part for k, part in contents[0].items() if k.startswith("messages ") and part}
+    topics = [name.split()[1] for name in messages]
+    size = sum(len(part) for part in contents[0].values())
     return (
-        f"{robot}, NaN for 0.1 s: {'the same' if same else 'NOT the same'} content on "
-        f"{', '.join(digests[0])} and the same transitions of the guard"
+        f"{robot}, chunks lost and repeated by a relay, NaN for 0.1 s: "
+        f"{'; '.join(different) if different else 'no byte differs'} out of {size} of "
+        f"{', '.join(topics)}, schemas, channels, provenance and the changes of the guard's state"
     )
 
 
@@ -301,18 +272,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--only-soak", action="store_true")
+    parser.add_argument("--only", choices=["reaction", "silence", "determinism", "soak"])
     parser.add_argument("--soak-minutes", type=float, default=0.3)
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--policy", type=Path, default=CHECKPOINT)
     args = parser.parse_args()
-    if not args.only_soak:
-        print("reaction:", bench_reaction(args.chunks), flush=True)
-        print("silence:", bench_silence(args.kills), flush=True)
-        print("determinism:", bench_determinism(args.robot, args.policy), flush=True)
-    if args.soak_minutes > 0:
-        soak = bench_soak(args.soak_minutes, args.robot, args.policy)
-        print("soak:", soak, flush=True)
+    parts = {
+        "reaction": lambda: bench_reaction(args.chunks),
+        "silence": lambda: bench_silence(args.kills),
+        "determinism": lambda: bench_determinism(args.robot, args.policy),
+        "soak": lambda: bench_soak(args.soak_minutes, args.robot, args.policy),
+    }
+    for name, bench in parts.items():
+        if args.only in (None, name) and (name != "soak" or args.soak_minutes > 0):
+            print(f"{name}:", bench(), flush=True)
 
 
 if __name__ == "__main__":
