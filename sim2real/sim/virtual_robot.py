@@ -5,6 +5,7 @@ Pure; the ROS package ``realign_mujoco_driver`` puts it on topics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse, tilt_rad
 from sim2real.sim.gaps import make_gap
 from sim2real.sim.remote import open_robot
+from sim2real.sim.scene import SceneObject
 from sim2real.sim.stepper import SimState, Stepper, default_state
 
 START_NS = 1_000_000_000  # stamps start at 1 s: 0 means "no time" in ROS
@@ -88,7 +90,9 @@ class VirtualRobot:
         rate_hz: how often :meth:`step` is called, Hz.
         start_pose_rad: start pose in canonical order, default pose if None.
         faults: sensor faults.
-        pose_noise_rad: standard deviation of the start pose noise.
+        pose_noise_rad: standard deviation of the start pose noise; sliding joints have none.
+        objects: things that it can grasp.
+        places_m: centres of the objects at the start, (objects, 3), m.
     """
 
     def __init__(
@@ -102,12 +106,21 @@ class VirtualRobot:
         start_pose_rad: Float | None = None,
         faults: tuple[SensorFault, ...] = (),
         pose_noise_rad: float = 0.01,
+        objects: Sequence[SceneObject] = (),
+        places_m: Float | None = None,
     ) -> None:
         self.robot = robot
-        self.stepper = open_robot(engine, robot, make_gap(robot, gap), rate_hz=rate_hz)
+        self.stepper = open_robot(
+            engine, robot, make_gap(robot, gap), rate_hz=rate_hz, objects=objects
+        )
+        self._objects, self._places_m = tuple(objects), places_m
+        self._highest_m = np.full(len(objects), -np.inf)
+        if isinstance(self.stepper, Stepper) and places_m is not None:
+            self.stepper.things.place(places_m)
         self.faults = faults
         pose = robot.default_rad if start_pose_rad is None else start_pose_rad
         noise = np.random.default_rng(seed).normal(0.0, pose_noise_rad, robot.n)
+        noise *= [not joint.sliding for joint in robot.joints]
         pose = np.clip(pose + noise, robot.lower_rad, robot.upper_rad)
         self._start = default_state(robot, pose)
         self.stepper.reset(self._start)
@@ -144,6 +157,8 @@ class VirtualRobot:
             self._target = target_rad
             self.stepper.step(target_rad)
         self.steps += 1
+        if self.objects is not None:
+            self._highest_m = np.maximum(self._highest_m, self.objects[:, 2])
         if self.robot.floating_base:
             base = self.stepper.state
             assert base.base_pos_m is not None
@@ -174,6 +189,21 @@ class VirtualRobot:
     def close(self) -> None:
         """End the engine."""
         self.stepper.close()
+
+    @property
+    def objects(self) -> Float | None:
+        """Centre, m, and orientation, wxyz, of each object, (objects, 7); None without objects."""
+        if not self._objects or not isinstance(self.stepper, Stepper):
+            return None
+        return self.stepper.things.poses
+
+    @property
+    def rise_m(self) -> dict[str, float]:
+        """Object -> by how much it was above its start at most, m."""
+        if self._places_m is None or not self.steps:
+            return dict.fromkeys((thing.name for thing in self._objects), 0.0)
+        rise = self._highest_m - self._places_m[:, 2]
+        return {t.name: float(r) for t, r in zip(self._objects, rise, strict=True)}
 
     @property
     def fell(self) -> bool:
