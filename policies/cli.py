@@ -232,9 +232,10 @@ def policy_train(
     normalisation: Literal["minmax", "gaussian"] = "minmax",
     steps: int = 5000,
     batch: int = 256,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     robot: str | None = None,
     init: Path | None = None,
+    replay: Path | None = None,
     seed: int = 0,
     threads: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -267,9 +268,12 @@ def policy_train(
         normalisation: of states and actions: to [-1, 1], or to mean 0 and deviation 1.
         steps: optimiser steps.
         batch: samples a step.
-        learning_rate: at the start; it falls to zero.
+        learning_rate: at the start; it falls to zero; default: 1e-3, and 3e-4 for a vla that
+            goes on from another.
         robot: robot whose joints the data speak of, to run the policy in the ROS graph.
         init: checkpoint to start from (fine-tuning), of the same kind and shape.
+        replay: what the vla at --init learnt from, which takes turns with the new demonstrations:
+            ten of them are soon learnt by heart, and much else forgotten.
         seed: everything random.
         threads: CPU threads.
         device: where to train; auto takes a GPU if there is one.
@@ -289,6 +293,8 @@ def policy_train(
     from policies.diffusion.trainer import TrainConfig
 
     _new_file(json)
+    if learning_rate is None:
+        learning_rate = 3e-4 if kind == "vla" and init else 1e-3
     config = TrainConfig(
         kind=kind,
         name=out.name,
@@ -307,7 +313,12 @@ def policy_train(
         device=device,
     )
     options = TrainOptions(
-        robot=robot, init=init, resume=resume, tensorboard=tensorboard, overwrite=overwrite
+        robot=robot,
+        init=init,
+        replay=replay,
+        resume=resume,
+        tensorboard=tensorboard,
+        overwrite=overwrite,
     )
     if kind == "vla":
         from policies.vla import commands as vla

@@ -35,6 +35,7 @@ class TrainOptions:
     Attributes:
         robot: robot whose joints the data speak of, or None.
         init: checkpoint to start from, or None.
+        replay: what the policy of kind vla at ``init`` learnt from, or None.
         resume: go on with an interrupted training.
         tensorboard: folder for curves, or None.
         overwrite: replace an existing checkpoint.
@@ -42,6 +43,7 @@ class TrainOptions:
 
     robot: str | None = None
     init: Path | None = None
+    replay: Path | None = None
     resume: bool = False
     tensorboard: Path | None = None
     overwrite: bool = False
@@ -67,6 +69,10 @@ def train_command(
     from policies.diffusion.networks import count_parameters
     from policies.diffusion.trainer import train_model
 
+    if options.replay is not None:
+        raise InputError(
+            f"--replay: expected a policy of kind vla, got {config.kind!r}; leave it out"
+        )
     state_dir = training_state(out, options)
     demonstrations = load_demonstrations(dataset)
     initial = None

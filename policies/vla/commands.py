@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.checkpoint_files import check_writable
-from policies.datasets.demonstrations import load_demonstrations
+from policies.datasets.demonstrations import Demonstrations, load_demonstrations
 from policies.diffusion.commands import (
     TrainOptions,
     binding_of,
@@ -61,12 +61,14 @@ def train_command(
     demonstrations = load_demonstrations(dataset)
     binding = binding_of(demonstrations, options.robot)
     name = DEFAULT_EMBODIMENT if binding is None else binding.name
+    initial = load_initial(options.init) if options.init else None
     start = time.monotonic()
     trained = train_vla(
         {name: demonstrations},
         config,
         robots={name: binding} if binding else {},
-        initial=load_initial(options.init) if options.init else None,
+        initial=initial,
+        replay=_replayed(options.replay, initial) if options.replay else {},
         state_dir=state_dir,
         resume=options.resume,
         log=open_log(options.tensorboard),
@@ -89,6 +91,19 @@ def train_command(
     result["parity"] = save_trained(trained, out, overwrite=options.overwrite)
     shutil.rmtree(state_dir, ignore_errors=True)
     return result
+
+
+def _replayed(path: Path, initial: Initial | None) -> dict[str, Demonstrations]:
+    """Demonstrations that a policy learnt from, by the embodiment whose names they have."""
+    data = load_demonstrations(path)
+    for name, model in initial.config.embodiments.items() if initial else ():
+        known = (model.spec.state_names, model.spec.action_names)
+        if known == (data.state_names, data.action_names):
+            return {name: data}
+    raise InputError(
+        f"--replay: expected demonstrations of a robot that the policy at --init knows, but {path} "
+        "has other names of states and actions, or there is no --init; give what it learnt from"
+    )
 
 
 def load_initial(path: Path) -> Initial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from policies.diffusion.process import make_process
 from policies.diffusion.trainer import TrainConfig, model_config, spec_of
 from policies.diffusion.training_loop import Log, Loss, rate_share, train_network
 from policies.errors import InputError
+from policies.interface import Float
 from policies.processors import Float32
 from policies.vla.config import TrunkConfig, VlaConfig, check_embodiment
 from policies.vla.instructions import Encode, Instructions
@@ -38,13 +39,16 @@ class VlaTrainConfig(TrainConfig):
             but the context tells what to do.
         glance_steps: steps at the start in which only the glance is trained, by regression of the
             mean plan: words and images find each other there at a fourth of the cost of a whole
-            step. None for half of the steps, or for none where training goes on from a policy.
+            step. None for half of the steps, or for none where training goes on from a policy
+            that has the glance of every robot already.
+        replay_share: share of the steps that what was learnt before takes, where it is given.
     """
 
     kind: str = "flow"
     context_depth: int = 2
     draws: int = 2
     glance_steps: int | None = None
+    replay_share: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,7 @@ def train_vla(
     *,
     robots: Mapping[str, RobotBinding] | None = None,
     initial: Initial | None = None,
+    replay: Mapping[str, Demonstrations] | None = None,
     encoder: Encode | None = None,
     state_dir: Path | None = None,
     resume: bool = False,
@@ -99,6 +104,8 @@ def train_vla(
         robots: robot of an embodiment, where it is one.
         initial: policy to start from. Embodiments that it has keep their normalisation and
             weights, and may get other cameras; embodiments that it has not start anew on its trunk.
+        replay: name of each embodiment of ``initial`` -> what it learnt from, so that it learns
+            the new without forgetting the old.
         encoder: of instructions; None for the installed one.
         state_dir: folder in which training keeps what it needs to be resumed, or None.
         resume: go on from ``state_dir``.
@@ -107,47 +114,93 @@ def train_vla(
     Raises:
         InputError: data, settings and the state to resume from do not fit together.
     """
-    if config.draws < 1 or config.context_depth < 1:
-        raise InputError(
-            "training: expected at least one draw and one layer over the context, got "
-            f"{config.draws} and {config.context_depth}"
-        )
-    texts = [text for data in demonstrations.values() for text in data.task]
-    known = initial.instructions.known if initial else {}
-    new = Instructions.of([text for text in texts if text not in known] or texts[:1], encoder)
-    instructions = Instructions({**known, **new.known}, encoder)
+    _check_settings(config)
+    replay = replay or {}
+    instructions = _instructions([*demonstrations.values(), *replay.values()], initial, encoder)
     sources, models = _sources(demonstrations, config, instructions, robots or {}, initial)
-    trunk = _trunk(models, config, instructions.size, initial)
-    shape = NetworkConfig(type="transformer", width=trunk.width, depth=trunk.depth)
-    models = {name: replace(model, network=shape) for name, model in models.items()}
-    described = VlaConfig(
-        name=config.name,
-        deployed=next(iter(demonstrations)),
-        trunk=trunk,
-        embodiments={**(initial.config.embodiments if initial else {}), **models},
-        instructions=tuple(instructions.known),
-    )
-    for name, model in described.embodiments.items():
-        check_embodiment(name, model, trunk, "training")
+    again, old = _sources(replay, config, instructions, robots or {}, initial)
+    _check_replay(old, models, initial)
+    described = _described(models, config, instructions, initial)
     specs = {name: model.spec for name, model in described.embodiments.items()}
-    network = VlaNetwork(trunk, specs, seed=config.seed)
-    if initial:
-        adopt(network, initial)
-    else:
+    network = VlaNetwork(described.trunk, specs, seed=config.seed)
+    if initial is None:
         network.set_usual(instructions.rows(list(instructions.known)))
-    if initial and config.glance_steps is None:
+    elif not adopt(network, initial) and config.glance_steps is None:
         config = replace(config, glance_steps=0)
     loss = train_network(
         network,
         config,
-        "+".join(source.windows.sha256 for source in sources),
-        _loss(network, sources, config, instructions),
+        "+".join(source.windows.sha256 for source in (*sources, *again)),
+        _loss(network, [sources, again], config, instructions),
         title="vla",
         state_dir=state_dir,
         resume=resume,
         log=log,
     )
     return TrainedVla(config=described, network=network, instructions=instructions, loss=loss)
+
+
+def _instructions(
+    data: Sequence[Demonstrations], initial: Initial | None, encoder: Encode | None
+) -> Instructions:
+    """Those of the initial policy and those of the demonstrations."""
+    texts = [text for one in data for text in one.task]
+    known = initial.instructions.known if initial else {}
+    new = Instructions.of([text for text in texts if text not in known] or texts[:1], encoder)
+    return Instructions({**known, **new.known}, encoder)
+
+
+def _described(
+    models: Mapping[str, ModelConfig],
+    config: VlaTrainConfig,
+    instructions: Instructions,
+    initial: Initial | None,
+) -> VlaConfig:
+    """What config.json will say; the first of the models is deployed."""
+    trunk = _trunk(models, config, instructions.size, initial)
+    shape = NetworkConfig(type="transformer", width=trunk.width, depth=trunk.depth)
+    new = {name: replace(model, network=shape) for name, model in models.items()}
+    described = VlaConfig(
+        name=config.name,
+        deployed=next(iter(models)),
+        trunk=trunk,
+        embodiments={**(initial.config.embodiments if initial else {}), **new},
+        instructions=tuple(instructions.known),
+    )
+    for name, model in described.embodiments.items():
+        check_embodiment(name, model, trunk, "training")
+    return described
+
+
+def _check_settings(config: VlaTrainConfig) -> None:
+    if config.draws < 1 or config.context_depth < 1:
+        raise InputError(
+            "training: expected at least one draw and one layer over the context, got "
+            f"{config.draws} and {config.context_depth}"
+        )
+    if not 0.0 < config.replay_share < 1.0:
+        raise InputError(
+            f"training: expected a share of replay within (0, 1), got {config.replay_share}"
+        )
+
+
+def _check_replay(
+    old: Mapping[str, ModelConfig], new: Mapping[str, ModelConfig], initial: Initial | None
+) -> None:
+    """What was learnt before is of an embodiment of the initial policy, with the same cameras."""
+    for name, model in old.items():
+        known = new.get(name) or (initial.config.embodiments.get(name) if initial else None)
+        if known is None:
+            raise InputError(
+                f"--replay: expected demonstrations of an embodiment that the initial policy has, "
+                f"got {name!r}; give the ones that it learnt from"
+            )
+        if model.spec.cameras != known.spec.cameras:
+            raise InputError(
+                f"--replay: expected the cameras {[c.name for c in known.spec.cameras]} of the "
+                f"embodiment {name!r}, got {[c.name for c in model.spec.cameras]}; with other "
+                "cameras there is nothing to replay: leave it out"
+            )
 
 
 def _sources(
@@ -213,12 +266,15 @@ def _cameras(models: Mapping[str, ModelConfig]) -> list[str]:
     return [camera.name for model in models.values() for camera in model.spec.cameras]
 
 
-def adopt(network: VlaNetwork, initial: Initial) -> None:
+def adopt(network: VlaNetwork, initial: Initial) -> bool:
     """Take over the weights of a trained policy; a camera that is new begins as their mean.
 
     Args:
         network: with initial weights; what the policy has not keeps them.
         initial: the policy.
+
+    Returns:
+        True if a glance begins anew: that of a new embodiment, or of one with other cameras.
 
     Raises:
         InputError: its weights are not those that its config.json describes.
@@ -251,12 +307,32 @@ def adopt(network: VlaNetwork, initial: Initial) -> None:
             f"initial policy {initial.config.name!r}: expected weights for all of its network, got "
             "too few or too many; copy the checkpoint again"
         )
+    return bool(reshaped or added)
+
+
+def _shares(groups: Sequence[Sequence[Source]], replay_share: float) -> Float:
+    """How often each of the new sources and of those of the replay has its turn."""
+    shares = []
+    for group, whole in zip(groups, (1.0 - replay_share, replay_share), strict=True):
+        frames = sum(len(source.windows) for source in group)
+        shares += [whole * len(source.windows) / frames for source in group]
+    return np.array(shares) / sum(shares)
 
 
 def _loss(
-    network: VlaNetwork, sources: list[Source], config: VlaTrainConfig, instructions: Instructions
+    network: VlaNetwork,
+    groups: Sequence[Sequence[Source]],
+    config: VlaTrainConfig,
+    instructions: Instructions,
 ) -> Loss:
-    """What is minimised: first the error of the glance alone, then that of plans."""
+    """What is minimised: first the error of the glance alone, then that of plans.
+
+    Args:
+        network: that answers.
+        groups: what is new, and what is replayed.
+        config: how.
+        instructions: all that are told.
+    """
     flow = make_process(
         "flow",
         diffusion_steps=config.diffusion_steps,
@@ -266,11 +342,11 @@ def _loss(
     )
     process = Draws(process=flow, draws=config.draws)
     table = instructions.rows(list(instructions.known))
-    sizes = np.array([len(source.windows) for source in sources], dtype=np.float64)
+    sources, shares = [*groups[0], *groups[1]], _shares(groups, config.replay_share)
     glance = config.steps // 2 if config.glance_steps is None else config.glance_steps
 
     def error(step: int, rng: np.random.Generator) -> tuple[Tensor, float]:
-        source = sources[int(rng.choice(len(sources), p=sizes / sizes.sum()))]
+        source = sources[int(rng.choice(len(sources), p=shares))]
         if step < glance:
             value = glance_error(network, source, table, config.batch, config.draws, rng)
             return value, rate_share(step, glance)

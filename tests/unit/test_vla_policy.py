@@ -401,6 +401,64 @@ def test_fine_tuning_keeps_what_is_known_and_adds_a_camera(checkpoint):
     np.testing.assert_allclose(camera[1], initial.weights["camera"].mean(axis=0), atol=1e-6)
 
 
+def test_what_is_replayed_is_not_forgotten(checkpoint, tmp_path):
+    initial, old = load_initial(checkpoint), {"panda": demonstrations()}
+    new = {"panda": demonstrations(episodes=4, told=("go sideways",))}  # up, by another name
+    told = ("go sideways", "go down")
+    tuned = train_vla(
+        new, settings(steps=60, seed=1), initial=initial, replay=old, encoder=fake_encoder
+    )
+    assert save_trained(tuned, tmp_path / "tuned", overwrite=False)["passed"]
+    plans = ask(build_vla(read_vla(tmp_path / "tuned"), encoder=fake_encoder), told)
+    assert plans[0, :, 0].mean() > 0.02
+    assert plans[1, :, 0].mean() < -0.02
+
+
+def test_new_and_old_take_turns_as_often_as_wanted(checkpoint, monkeypatch):
+    from policies.vla import trainer
+
+    seen = []
+    monkeypatch.setattr(trainer, "plan_error", lambda *a: seen.append(a[1]) or original(*a))
+    train_vla(
+        {"panda": demonstrations(episodes=2, told=("go sideways",))},
+        settings(steps=40, replay_share=0.25),
+        initial=load_initial(checkpoint),
+        replay={"panda": demonstrations(episodes=20)},
+        encoder=fake_encoder,
+    )
+    replayed = sum(len(source.windows) == 20 * 12 for source in seen)
+    assert len(seen) == 40
+    assert 3 <= replayed <= 18  # 10 of 40 are expected, with a deviation of 2.7
+
+
+def test_a_glance_that_is_new_is_trained_first(checkpoint, monkeypatch):
+    from policies.vla import trainer
+
+    seen = []
+    monkeypatch.setattr(trainer, "plan_error", lambda *a: seen.append(a[1]) or original(*a))
+    initial = load_initial(checkpoint)
+    for data, whole in (
+        ({"panda": demonstrations(episodes=2)}, 6),
+        ({"panda": demonstrations(cameras=("front", "side"), episodes=2)}, 3),
+        ({"crane": demonstrations(episodes=2)}, 3),
+    ):
+        seen.clear()
+        train_vla(data, settings(steps=6), initial=initial, encoder=fake_encoder)
+        assert len(seen) == whole
+
+
+def test_what_cannot_be_replayed_is_named(checkpoint):
+    data, initial = {"panda": demonstrations(episodes=2)}, load_initial(checkpoint)
+    for replay, told in (
+        ({"panda": demonstrations(cameras=("front", "side"), episodes=2)}, "cameras"),
+        ({"crane": demonstrations(episodes=2)}, "crane"),
+    ):
+        with pytest.raises(InputError, match=rf"--replay.*{told}"):
+            train_vla(data, settings(steps=1), initial=initial, replay=replay, encoder=fake_encoder)
+    with pytest.raises(InputError, match="share of replay"):
+        train_vla(data, settings(steps=1, replay_share=1.0), encoder=fake_encoder)
+
+
 def test_fine_tuning_refuses_another_action_space_under_the_same_name(checkpoint):
     initial = load_initial(checkpoint)
     other = demonstrations((STATES, ACTIONS[:3]))
