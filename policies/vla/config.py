@@ -10,6 +10,7 @@ from policies.actor.config import Reader
 from policies.diffusion import config as chunk_config
 from policies.diffusion.config import ModelConfig
 from policies.errors import InputError
+from policies.robots import ROBOTS
 from policies.vla.text import MODEL
 
 SCHEMA = 1
@@ -26,7 +27,8 @@ UNITS = {
     "position": "rad",
     "velocity": "rad/s",
 }
-"""Unit of each quantity of a name such as ``qpos/panda_joint1``."""
+"""Unit of each quantity of a name such as ``qpos/panda_joint1``, of a joint that turns."""
+_SLIDING_UNITS = {"rad": "m", "rad/s": "m/s", "Nm": "N"}
 _UNKNOWN_UNIT = "as recorded"
 
 
@@ -75,21 +77,27 @@ class VlaConfig:
         return self.embodiments[self.deployed]
 
 
-def units_of(names: tuple[str, ...]) -> dict[str, str]:
+def units_of(model: ModelConfig) -> dict[str, str]:
     """Unit of each name of a state or action; ``as recorded`` for names of other datasets."""
-    return {name: UNITS.get(name.partition("/")[0], _UNKNOWN_UNIT) for name in names}
+    robot = ROBOTS.get(model.robot.name) if model.robot else None
+    sliding = {joint.name for joint in robot.joints if joint.sliding} if robot else set()
+    units = {}
+    for name in (*model.spec.state_names, *model.spec.action_names):
+        quantity, _, joint = name.partition("/")
+        unit = UNITS.get(quantity, _UNKNOWN_UNIT)
+        units[name] = _SLIDING_UNITS.get(unit, unit) if joint in sliding else unit
+    return units
 
 
 def dump_config(config: VlaConfig) -> dict[str, Any]:
     """The content of config.json for ``config``; :func:`parse_config` reads it back."""
-    spec = config.model.spec
     return {
         "schema": SCHEMA,
         "type": KIND,
         "name": config.name,
         "deployed": config.deployed,
         "colour_order": COLOUR_ORDER,
-        "units": units_of((*spec.state_names, *spec.action_names)),
+        "units": units_of(config.model),
         "text_encoder": MODEL,
         "trunk": asdict(config.trunk),
         "embodiments": {
@@ -188,8 +196,7 @@ def _parse_trunk(data: Any, where: str) -> TrunkConfig:
 
 def _check_units(data: Any, config: VlaConfig, where: str) -> None:
     reader = Reader(data, f"{where}, 'units'")
-    spec = config.model.spec
-    expected = units_of((*spec.state_names, *spec.action_names))
+    expected = units_of(config.model)
     reader.only(*expected)
     for name, unit in expected.items():
         if reader.text(name) != unit:
