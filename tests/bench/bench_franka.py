@@ -7,7 +7,6 @@ Run by `make bench`. The robot's side is a process of its own and writes down wh
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -16,20 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from robot_bench import Killing, Trace, bench_kills, percentiles, running
 
 from sim2real.demo import panda_checkpoint
-from sim2real.graph import Graph, Process, private_domain_id
-from sim2real.run_franka import start_franka
+from sim2real.run_config import RunConfig
 
 MOVE = 2  # robot mode while a motion runs
 VICTIMS = ("policy", "guard", "node", "control")
-TICK_HZ = os.sysconf("SC_CLK_TCK")
 STILL_RAD_S = 0.01
 
 # 1 kHz by the clients themselves, in a process of their own, as the driver does it.
@@ -72,116 +68,36 @@ with franky.JointImpedanceTracker(robot, stiffness=k, period=0.005) as tracker:
 }
 
 
-@dataclass
-class Robot:
-    """A running graph whose robot is emulated."""
-
-    graph: Graph
-    trace: Path
-
-    def process(self, name: str) -> Process:
-        """The process called ``name``."""
-        return next(p for p in self.graph.processes if p.name == name)
-
-    @property
-    def children(self) -> list[int]:
-        """Process ids of the driver's control process and of its hand's."""
-        pid = self.process("driver").popen.pid
-        return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    def pid(self, victim: str) -> int:
-        """Process id of one of :data:`VICTIMS`."""
-        if victim == "control":
-            return self.children[0]
-        return self.process("driver" if victim == "node" else victim).popen.pid
-
-    def wait_moving(self, seconds: float) -> None:
-        """Wait until the robot has moved for ``seconds``."""
-        stdout = self.process("driver").popen.stdout
-        assert stdout is not None
-        for line in stdout:
-            if line.startswith("progress") and float(line.split()[1]) >= seconds:
-                return
-            if line.startswith("fault"):
-                break
-        raise RuntimeError(line)
-
-    def end_emulator(self) -> dict[str, np.ndarray]:
-        """End the emulator and read what it wrote down."""
-        emulator = self.process("emulator").popen
-        emulator.send_signal(signal.SIGINT)
-        emulator.wait(10.0)
-        with np.load(self.trace) as data:
-            return {key: data[key] for key in data.files}
-
-
-@contextlib.contextmanager
-def running(folder: Path, seed: int, duration_s: float) -> Iterator[Robot]:
-    """Emulator, driver, guard and the demo's policy, as `realign run --driver franka` has them."""
-    trace, policy = folder / "trace.npz", panda_checkpoint()
-    common = {"robot": "panda", "lockstep": False}
-    with Graph(folder, private_domain_id()) as graph:
-        guard = {"auto_arm": True, "realtime_priority": 22, "policy_rate_hz": 50.0}
-        graph.start("guard", "realign_policy.guard_node", common | guard)
-        answers = {"policy": str(policy), "autostart": True, "realtime_priority": 20}
-        graph.start("policy", "realign_policy.policy_node", common | answers)
-        driver = {
-            "duration_s": duration_s,
-            "wait_for": "guard,policy",
-            "progress": True,
-            "realtime_priority": 21,
-            "summary_path": str(folder / "driver.json"),
-            "goals": 8,
-            "goal_period_s": 2.0,
-            "seed": seed,
-        }
-        start_franka(
-            graph,
-            robot="panda",
-            policy=policy,
-            network="",
-            emulator={"seed": seed, "trace": trace},
-            driver=driver,
-        )
-        yield Robot(graph, trace)
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time that a process has used, s."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK_HZ
+def run_of(seed: int, duration_s: float = 30.0) -> RunConfig:
+    """The demo's policy on the emulated arm."""
+    return RunConfig(
+        robot="panda",
+        policy=panda_checkpoint(),
+        driver="franka",
+        seed=seed,
+        duration_s=duration_s,
+        goals=8,
+        goal_period_s=2.0,
+    )
 
 
 def bench_path(seconds: float) -> dict[str, Any]:
     """The demo's policy, guard, driver and FCI: answered cycles, reflexes, processor shares."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with running(folder, 0, seconds + 1.0) as robot:
-            robot.wait_moving(0.5)
-            pids = {name: robot.pid(name) for name in VICTIMS}
-            pids["emulator"] = robot.process("emulator").popen.pid
-            start, used = time.monotonic(), {n: cpu_s(pid) for n, pid in pids.items()}
-            robot.wait_moving(0.5 + seconds)
-            wall = time.monotonic() - start
-            shares = {n: (cpu_s(pid) - used[n]) / wall for n, pid in pids.items()}
-            robot.process("driver").popen.wait(30.0)
-            trace = robot.end_emulator()
-            ours = json.loads((folder / "driver.json").read_text())
-            theirs = json.loads((folder / "emulator.json").read_text())
-    late = np.diff(trace["t_ns"]) / 1e6
+    with running(run_of(0, seconds + 1.0)) as robot:
+        shares = robot.cpu_shares((*VICTIMS, "emulator"), seconds)
+        robot.process("driver").popen.wait(30.0)
+        trace = robot.end_emulator()
+        ours, theirs = robot.summaries()
     return {
         "seconds": seconds,
         "cycles": theirs["moving_ticks"],
         "answered": theirs["answered"] / theirs["moving_ticks"],
         "reflexes": theirs["reflexes"],
         "cycle_us": ours["cycle_us"],
-        "robot_period_ms": {q: float(np.percentile(late, p)) for q, p in PERCENTILES.items()},
+        "robot_period_ms": percentiles(np.diff(trace["t_ns"]) / 1e6),
         "cpu_share_of_a_core": shares,
         "load": os.getloadavg()[0],
     }
-
-
-PERCENTILES = {"p50": 50, "p99": 99, "max": 100}
 
 
 def bench_client(client: str, seconds: float) -> dict[str, Any]:
@@ -210,7 +126,7 @@ def bench_client(client: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def after_death(trace: dict[str, np.ndarray], killed_ns: int) -> dict[str, float]:
+def after_death(trace: Trace, killed_ns: int) -> dict[str, float]:
     """What the robot saw after a process died, ms since then.
 
     ``silence`` is the longest time without any command while the motion went on, ``stands`` when
@@ -231,43 +147,7 @@ def after_death(trace: dict[str, np.ndarray], killed_ns: int) -> dict[str, float
     }
 
 
-def bench_kills(kills: int, seed: int) -> dict[str, Any]:
-    """kill -9 of each process in turn, while the arm moves."""
-    rng = np.random.default_rng(seed)
-    results: dict[str, Any] = {}
-    for victim in VICTIMS:
-        rows, starved = [], 0
-        while len(rows) < kills and starved < 10 + kills:
-            try:
-                rows.append(_kill(victim, len(rows), float(rng.uniform(0.0, 0.4))))
-            except RuntimeError as error:  # the host took 20 ms before anything was killed
-                starved += 1
-                print(f"{victim}: again, {error}", file=sys.stderr)
-                continue
-            print(f"{victim}: {json.dumps(rows[-1])}", file=sys.stderr)
-        results[victim] = {
-            key: {
-                "median": float(np.median([r[key] for r in rows])),
-                "max": max(r[key] for r in rows),
-            }
-            for key in rows[0]
-        } | {"kills": len(rows), "repeated": starved}
-    return results | {"load": os.getloadavg()[0]}
-
-
-def _kill(victim: str, seed: int, wait_s: float) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as name, running(Path(name), seed, 30.0) as robot:
-        robot.wait_moving(0.4)
-        time.sleep(wait_s)
-        pid, children = robot.pid(victim), robot.children
-        killed_ns = time.monotonic_ns()
-        os.kill(pid, signal.SIGKILL)
-        time.sleep(2.0)
-        row = after_death(robot.end_emulator(), killed_ns)
-        for child in children:  # which wait for a robot that has gone
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-    return row
+KILLING = Killing(victims=VICTIMS, moving_s=0.4, within_s=0.4, watch_s=2.0, after_death=after_death)
 
 
 def main() -> None:
@@ -285,7 +165,7 @@ def main() -> None:
         results["path"] = bench_path(given.seconds)
         results["clients"] = {name: bench_client(name, given.seconds) for name in CLIENTS}
     if given.kills:
-        results["kills_ms"] = bench_kills(given.kills, given.seed)
+        results["kills_ms"] = bench_kills(KILLING, given.kills, given.seed, run_of)
     print(json.dumps(results, indent=1))
 
 

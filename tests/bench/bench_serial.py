@@ -10,22 +10,22 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from robot_bench import Killing, Trace, bench_kills, percentiles
 
 from policies.robots import SO101
 from policies.runtime.scheduling import prefer_realtime
-from sim2real.graph import Graph, private_domain_id
-from sim2real.run_serial import start_serial
+from sim2real.run_config import RunConfig
 from sim2real.tasks.swing import save_swing
 
 VICTIMS = ("policy", "guard", "driver")
@@ -83,7 +83,7 @@ def bench_bus(seconds: float, drop: float, rate_hz: float | None) -> dict[str, A
         statistics = arm.bus.statistics
         arm.bus.close()
     return {
-        "cycle_ms": _percentiles(took),
+        "cycle_ms": percentiles(took),
         "rate_hz": len(took) / wall,
         "joint_states_hz": (len(whole) - 1) / wall,
         "longest_without_joint_states_ms": float(np.diff(whole).max() * 1e3),
@@ -93,50 +93,7 @@ def bench_bus(seconds: float, drop: float, rate_hz: float | None) -> dict[str, A
     }
 
 
-def _percentiles(values: list[float]) -> dict[str, float]:
-    return {name: float(np.percentile(values, q)) for name, q in (("p50", 50), ("p99", 99))} | {
-        "max": float(max(values))
-    }
-
-
-@contextlib.contextmanager
-def running(folder: Path, policy: Path, seed: int) -> Iterator[Graph]:
-    """Emulator, driver, guard and policy, as `realign run --driver serial` starts them."""
-    common = {"robot": SO101.name, "lockstep": False}
-    with Graph(folder, private_domain_id()) as graph:
-        guard = {"auto_arm": True, "realtime_priority": 22, "policy_rate_hz": 50.0}
-        graph.start("guard", "realign_policy.guard_node", common | guard)
-        answers = {"policy": str(policy), "autostart": True, "realtime_priority": 20}
-        graph.start("policy", "realign_policy.policy_node", common | answers)
-        driver = {
-            "duration_s": 30.0,
-            "wait_for": "guard,policy",
-            "progress": True,
-            "realtime_priority": 21,
-            "summary_path": str(folder / "driver.json"),
-        }
-        start_serial(
-            graph,
-            robot=SO101.name,
-            policy=policy,
-            port="",
-            emulator={"seed": seed, "trace": folder / "trace.npz"},
-            driver=driver,
-        )
-        yield graph
-
-
-def wait_moving(graph: Graph, seconds: float) -> None:
-    """Wait until the arm has moved for ``seconds``."""
-    stdout = next(p for p in graph.processes if p.name == "driver").popen.stdout
-    assert stdout is not None
-    for line in stdout:
-        if line.startswith("progress") and float(line.split()[1]) >= seconds:
-            return
-    raise RuntimeError((graph.folder / "driver.log").read_text())
-
-
-def after_death(trace: dict[str, np.ndarray], killed_ns: int) -> dict[str, float]:
+def after_death(trace: Trace, killed_ns: int) -> dict[str, float]:
     """What the arm saw after a process died, ms since then.
 
     ``last_write``: the last thing that it was told; ``goals_rest``: when a goal moved for the last
@@ -157,35 +114,14 @@ def after_death(trace: dict[str, np.ndarray], killed_ns: int) -> dict[str, float
     }
 
 
-def bench_kills(kills: int, seed: int) -> dict[str, Any]:
-    """kill -9 of each process in turn, while the arm swings."""
-    rng = np.random.default_rng(seed)
-    results: dict[str, Any] = {}
-    for victim in VICTIMS:
-        rows = []
-        for k in range(kills):
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                save_swing(folder / "swing", SO101, amplitude_rad=0.3, period_s=2.0)
-                with running(folder, folder / "swing", k) as graph:
-                    wait_moving(graph, 1.0)
-                    time.sleep(rng.uniform(0.0, 1.0))
-                    popen = next(p for p in graph.processes if p.name == victim).popen
-                    killed_ns = time.monotonic_ns()
-                    os.kill(popen.pid, signal.SIGKILL)
-                    time.sleep(1.5)
-                    arm = next(p for p in graph.processes if p.name == "emulator").popen
-                    arm.send_signal(signal.SIGINT)
-                    arm.wait(20.0)
-                    with np.load(folder / "trace.npz") as data:
-                        rows.append(after_death({key: data[key] for key in data.files}, killed_ns))
-            print(f"{victim}: {json.dumps(rows[-1])}", file=sys.stderr)
-        results[victim] = {
-            key: {"median": float(np.median([r[key] for r in rows])), "max": max(column)}
-            for key in rows[0]
-            if (column := [r[key] for r in rows])
-        }
-    return results
+KILLING = Killing(victims=VICTIMS, moving_s=1.0, within_s=1.0, watch_s=1.5, after_death=after_death)
+
+
+def run_of(policy: Path, seed: int) -> RunConfig:
+    """A policy on the emulated arm."""
+    return RunConfig(
+        robot=SO101.name, policy=policy, driver="serial", seed=seed, duration_s=30.0, goals=0
+    )
 
 
 def main() -> None:
@@ -200,7 +136,11 @@ def main() -> None:
         return
     results: dict[str, Any] = {}
     if given.kills:
-        results["kills_ms"] = bench_kills(given.kills, given.seed)
+        with tempfile.TemporaryDirectory() as name:
+            swing = Path(name) / "swing"
+            save_swing(swing, SO101, amplitude_rad=0.3, period_s=2.0)
+            run = partial(run_of, swing)
+            results["kills_ms"] = bench_kills(KILLING, given.kills, given.seed, run)
     if given.seconds:  # last: what is started from here on inherits the priority
         results["scheduling"] = prefer_realtime(21)
         for drop in (0.0, 0.01):

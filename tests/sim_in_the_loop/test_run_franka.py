@@ -33,25 +33,9 @@ def run_with(domain, **changes):
     return run(RunConfig(domain_id=domain, **{**config, **changes}), progress=False)
 
 
-def until_undisturbed(domain, **changes):
-    """A run that a loaded machine without real-time kernel may interrupt, as the box must."""
-    record = changes.pop("record", None)
-    for attempt in range(5):
-        if record is not None:
-            changes["record"] = record.with_name(f"{record.name}{attempt}")
-        try:
-            result = run_with(domain, **changes)
-        except FaultError as error:
-            if STARVED not in str(error) or attempt == 4:
-                raise
-            continue
-        if result["stopped_by"] not in ("policy_silent", "overrun"):
-            break
-    return result
-
-
-def test_demo_policy_reaches_its_goals_over_fci(domain, tmp_path):
-    result = until_undisturbed(domain, record=tmp_path / "bag")
+def test_demo_policy_reaches_its_goals_over_fci(domain, tmp_path, until_undisturbed):
+    play = lambda attempt: run_with(domain, record=tmp_path / f"bag{attempt}")  # noqa: E731
+    result = until_undisturbed(play, STARVED)
     assert result["completed"], (result["stopped_by"], result["transitions"])
     assert result["driver_stops"] == []
     assert result["guard"]["refused"] == 0
@@ -81,8 +65,8 @@ def test_what_the_robot_does_ends_the_run(domain, faults, match):
         run_with(domain, faults=faults)
 
 
-def test_payload_that_the_robot_does_not_know_of_is_carried(domain):
-    result = until_undisturbed(domain, goals=1, gap="payload")
+def test_payload_that_the_robot_does_not_know_of_is_carried(domain, until_undisturbed):
+    result = until_undisturbed(lambda _: run_with(domain, goals=1, gap="payload"), STARVED)
     assert result["completed"], (result["stopped_by"], result["transitions"])
 
 
