@@ -99,6 +99,7 @@ def _start_nodes(
             "images": config.record_images,
             "lockstep": config.lockstep,
             "summary_path": summary("recorder"),
+            **priority(10),
         }
         graph.start("recorder", "realign_recorder.recorder_node", parameters)
     policy = {"policy": str(config.policy.resolve()), "seed": config.seed}

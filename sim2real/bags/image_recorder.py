@@ -16,6 +16,7 @@ from typing import Literal
 
 from policies.errors import InputError
 from policies.images import Format, opencv
+from policies.runtime.scheduling import leave_realtime
 from sim2real.bags.images import COMPRESSED, RAW, camera_of, compressed_cdr, parse_image
 from sim2real.bags.writer import BagWriter
 
@@ -24,7 +25,7 @@ FORMATS: dict[str, Format] = {"compressed": "jpeg", "lossless": "png"}
 """How images are recorded -> how pixels are compressed."""
 CAMERA_FACTS = "camera."
 """Begin of the keys under which a bag's provenance tells what became of the images."""
-BUFFER_BYTES = 64 * 2**20
+BUFFER_BYTES = 128 * 2**20
 _NICENESS = 5  # a control loop on the same machine goes first
 
 
@@ -92,8 +93,7 @@ class ImageRecorder:
         self._waiting: queue.SimpleQueue[tuple[_Camera, bytes, int, int | None] | None]
         self._waiting = queue.SimpleQueue()
         self._broken = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def add(self, topic: str, msgtype: str) -> None:
         """Declare a camera's topic.
@@ -136,6 +136,9 @@ class ImageRecorder:
             if camera.last is not None and camera.last[0] == sent[0]:
                 counts.lost += max(sent[1] - camera.last[1] - 1, 0)
             camera.last = sent
+        if self._thread is None:  # not sooner, lest it be given the priority of who takes
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
         with self._room_lock:
             fits = len(cdr) <= self._room and not self._broken
             self._room -= len(cdr) if fits else 0
@@ -152,7 +155,8 @@ class ImageRecorder:
     def close(self) -> None:
         """Write what waits, and tell the bag what became of the images; what comes is dropped."""
         self._waiting.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._broken = True
         for name, counts in self.counts().items():
             facts = {f"{CAMERA_FACTS}{name}.{key}": str(value) for key, value in counts.items()}
@@ -163,6 +167,7 @@ class ImageRecorder:
         return {camera_of(topic): asdict(c.counts) for topic, c in self._cameras.items()}
 
     def _work(self) -> None:
+        leave_realtime()
         with contextlib.suppress(OSError, AttributeError):  # Linux alone knows threads' niceness
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (item := self._waiting.get()) is not None:

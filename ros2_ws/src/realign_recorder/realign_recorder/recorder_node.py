@@ -30,6 +30,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from policies.errors import InputError
 from policies.runtime.handshake import announce_when_matched
+from policies.runtime.scheduling import prefer_realtime
 from realign_recorder.cameras import CameraConfig, CameraTopics
 from sim2real.bags.writer import BagWriter
 
@@ -63,6 +64,7 @@ class RecorderNode(Node):
         provenance = self.declare_parameter("provenance", "{}").value
         self._messages = 0
         self.summary_path: str = self.declare_parameter("summary_path", "").value
+        self.realtime_priority: int = self.declare_parameter("realtime_priority", 0).value
         topics = self.declare_parameter("topics", list(TOPICS)).value
         self._min_free_mb: int = self.declare_parameter("min_free_mb", 100).value
         self._folder = Path(out).absolute().parent
@@ -74,7 +76,7 @@ class RecorderNode(Node):
             cameras=tuple(filter(None, self.declare_parameter("cameras", "").value.split(","))),
             record=self.declare_parameter("images", "compressed").value,
             transport=self.declare_parameter("image_transport", "raw").value,
-            buffer_bytes=self.declare_parameter("image_buffer_mb", 64).value * 2**20,
+            buffer_bytes=self.declare_parameter("image_buffer_mb", 128).value * 2**20,
             lockstep=self.declare_parameter("lockstep", False).value,
         )
         self._cameras = CameraTopics(self, self.writer, cameras, on_error=self._give_up)
@@ -174,6 +176,7 @@ def main() -> None:
         raise SystemExit(2) from None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    prefer_realtime(node.realtime_priority)  # taking messages is short, and what waits is lost
     while not stop.is_set():
         executor.spin_once(timeout_sec=0.1)
     seen = -1
