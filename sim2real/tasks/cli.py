@@ -17,13 +17,14 @@ from policies.evaluation.evaluate import EvaluationConfig, evaluate
 from policies.evaluation.loop import ExecutionConfig
 from policies.vla.checkpoint import build_vla, is_vla, read_vla
 from sim2real.results import check_new, write_json
-from sim2real.tasks import language_pick, language_touch, metaworld
+from sim2real.tasks import language_metaworld, language_pick, language_touch, metaworld
 from sim2real.tasks.registry import TOLD_TASKS, make_environment, make_expert
 
 DEFAULT_NOISE = 0.1
 LINGER = {
-    **dict.fromkeys(metaworld.TASKS, 20),  # a quarter of a second
     **dict.fromkeys(TOLD_TASKS, 3),
+    # A quarter of a second.
+    **dict.fromkeys((*metaworld.TASKS, *language_metaworld.TASKS), 20),
 }
 EXPERT_NOISE = {
     "obstacle": 0.05,
@@ -48,8 +49,10 @@ def policy_demos(
         task: obstacle; panda-ball, which has a camera and needs realign[video]; language-touch,
             which has two and asks for one of four things in words, or always for the same with
             -red, -green, -blue or -yellow; language-pick, likewise, where the thing shall be
-            lifted; or one of Meta-World, which needs realign[metaworld]:
-            reach-v3, drawer-open-v3, pick-place-v3, peg-insert-side-v3.
+            lifted; language-touch-so101, the same for another arm; or one of Meta-World, which
+            needs realign[metaworld]: reach-v3, drawer-open-v3, pick-place-v3, peg-insert-side-v3,
+            or language-metaworld, which asks for one of four in words, or always for the same
+            with -reach, -push, -drawer-open or -drawer-close.
         out: dataset to write, LeRobotDataset v3 layout.
         episodes: successful runs to record.
         noise: standard deviation of noise on what is done, in units of the action (Meta-World:

@@ -18,6 +18,8 @@ from policies.interface import Float
 from policies.runtime.action_queue import Hold
 
 TASKS = ("reach-v3", "drawer-open-v3", "pick-place-v3", "peg-insert-side-v3")
+TOLD_TASKS = ("push-v3", "drawer-close-v3")
+"""Those that are used only together with others, see :mod:`sim2real.tasks.language_metaworld`."""
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 _NAMES = (
     *(f"hand_{axis}" for axis in "xyz"),
@@ -37,12 +39,12 @@ class MetaWorld:
         """Build it.
 
         Args:
-            name: one of :data:`TASKS`.
+            name: one of :data:`TASKS` or :data:`TOLD_TASKS`.
 
         Raises:
             InputError: no such task.
         """
-        if name not in TASKS:
+        if name not in (*TASKS, *TOLD_TASKS):
             raise InputError(f"task: expected one out of {list(TASKS)}, got {name!r}")
         classes = importlib.import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
         self._env: Any = classes[f"{name}-goal-observable"](seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from policies.errors import InputError
 from policies.evaluation.environment import Environment, Expert
 from sim2real.tasks import (
+    language_metaworld,
     language_phrases,
     language_pick,
     language_touch,
@@ -13,7 +14,7 @@ from sim2real.tasks import (
     panda_ball,
 )
 
-TOLD_TASKS = (*language_touch.TASKS, *language_pick.TASKS)
+TOLD_TASKS = (*language_touch.TASKS, *language_pick.TASKS, *language_metaworld.TASKS)
 """Those that have instructions."""
 TASKS = (obstacle.SPEC.name, panda_ball.SPEC.name, *TOLD_TASKS, *metaworld.TASKS)
 
@@ -37,6 +38,10 @@ def make_environment(
         return language_touch.LanguageTouch(task, instruction=instruction, phrasing=phrasing)
     if task in language_pick.TASKS:
         return language_pick.LanguagePick(task, instruction=instruction, phrasing=phrasing)
+    if task in language_metaworld.TASKS:
+        return language_metaworld.LanguageMetaWorld(
+            task, instruction=instruction, phrasing=phrasing
+        )
     if instruction is not None or phrasing != "train":
         raise InputError(
             f"task {task}: expected no instruction, since it has but one thing to do; use one out "
@@ -65,6 +70,8 @@ def make_expert(environment: Environment) -> Expert:
         return language_touch.LanguageTouchExpert(environment)
     if isinstance(environment, language_pick.LanguagePick):
         return language_pick.LanguagePickExpert(environment)
+    if isinstance(environment, language_metaworld.LanguageMetaWorld):
+        return language_metaworld.LanguageMetaWorldExpert(environment)
     if isinstance(environment, metaworld.MetaWorld):
         return metaworld.MetaWorldExpert(environment)
     raise InputError(f"task {environment.spec.name}: expected one with an expert, it has none")
