@@ -132,7 +132,13 @@ def _open_checkpoint(
             "observation; it belongs beside the robot: realign run --policy CHECKPOINT"
         )
     model = loaded.model
-    return model, Served(spec=model.spec, robot=model.robot, sha256=loaded.spec.sha256)
+    served = Served(
+        spec=model.spec,
+        robot=model.robot,
+        sha256=loaded.spec.sha256,
+        instructed="instruction" in loaded.spec.needs,
+    )
+    return model, served
 
 
 def robot_of(policy: Path) -> str:

@@ -130,12 +130,16 @@ class ChunkPolicy:
         model: the model; its checkpoint names the robot.
         robot: the robot that it shall run on.
         sha256: hash over the checkpoint's files.
+        instructed: each observation must carry an instruction; another one takes effect with the
+            next chunk.
 
     Raises:
         InputError: the model is not for this robot.
     """
 
-    def __init__(self, model: RobotModel, robot: RobotSpec, sha256: str) -> None:
+    def __init__(
+        self, model: RobotModel, robot: RobotSpec, sha256: str, *, instructed: bool = False
+    ) -> None:
         spec, binding = model.spec, model.robot
         what = f"checkpoint {spec.name!r}"
         if binding is None:
@@ -170,7 +174,7 @@ class ChunkPolicy:
             horizon=spec.prediction_horizon + (self._decode is not None),
             duration_s=None,
             start_pose_rad=tuple(self._hold.tolist()),
-            needs=tuple(sorted(needs)),
+            needs=(*sorted(needs), *(("instruction",) if instructed else ())),
             sha256=sha256,
         )
         self._forget()

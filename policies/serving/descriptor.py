@@ -81,7 +81,8 @@ def load_policy(path: Path, robot: RobotSpec) -> ChunkPolicy:
     dialect = None
     if reader.has("dialect"):
         dialect = _parse_dialect(reader.value("dialect"), served, f"{where}, 'dialect'")
-    return ChunkPolicy(RemoteModel(served, config, dialect), robot, served.sha256)
+    model = RemoteModel(served, config, dialect)
+    return ChunkPolicy(model, robot, served.sha256, instructed=served.instructed)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -106,7 +107,13 @@ def describe(path: Path) -> dict[str, Any]:
         "robot_fingerprint": policy.spec.robot_fingerprint,
         "rate_hz": policy.spec.rate_hz,
         "duration_s": None,
-        "topics": sorted(["joint_states", *(["goal"] if "goal" in policy.spec.needs else [])]),
+        "topics": sorted(
+            [
+                *(f"{camera.name}/image_raw" for camera in served.spec.cameras),
+                *({"goal", "instruction"} & set(policy.spec.needs)),
+                "joint_states",
+            ]
+        ),
         "spec": dump_served(served)["spec"],
         "sha256": served.sha256,
     }

@@ -52,11 +52,13 @@ class Served:
         spec: names, sizes and rates.
         robot: robot that it was made for, or None.
         sha256: hash over the checkpoint's files.
+        instructed: it must be told in words what to do.
     """
 
     spec: ChunkSpec
     robot: RobotBinding | None
     sha256: str
+    instructed: bool = False
 
     @property
     def question_bytes(self) -> int:
@@ -84,6 +86,7 @@ def dump_served(served: Served) -> dict[str, Any]:
         "camera_colours": ["rgb"] * len(spec.cameras),
         "robot": None if served.robot is None else asdict(served.robot),
         "sha256": served.sha256,
+        "instructed": served.instructed,
     }
 
 
@@ -123,12 +126,16 @@ def parse_served(data: Mapping[str, Any], where: str) -> Served:
                 )
     if list(reader.names("camera_colours")) != ["rgb"] * len(spec.cameras):
         raise InputError(f"{where}: expected cameras in rgb, got {reader.value('camera_colours')}")
+    instructed = reader.value("instructed") if reader.has("instructed") else False
+    if not isinstance(instructed, bool):
+        raise InputError(f"{where}: expected true or false in 'instructed', got {instructed!r:.40}")
     return Served(
         spec=spec,
         robot=parse_robot(reader.value("robot"), f"{where}, 'robot'")
         if reader.has("robot")
         else None,
         sha256=reader.text("sha256"),
+        instructed=instructed,
     )
 
 

@@ -24,6 +24,7 @@ from policies.checkpoint_files import (
     write_files,
 )
 from policies.diffusion.backend import DENOISER_FILE, ENCODER_FILE
+from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import SAMPLERS, make_sampler
 from policies.errors import InputError
 from policies.interface import RobotSpec
@@ -37,7 +38,7 @@ from policies.vla.instructions import (
     Instructions,
     load_instructions,
 )
-from policies.vla.model import VlaModel, VlaPolicy
+from policies.vla.model import VlaModel
 
 FILES = (ENCODER_FILE, DENOISER_FILE, INSTRUCTIONS_FILE)
 
@@ -145,14 +146,14 @@ def build_vla(
     return VlaModel(config, networks, checkpoint.instructions(encoder), chosen)
 
 
-def load_policy(path: Path, robot: RobotSpec) -> VlaPolicy:
+def load_policy(path: Path, robot: RobotSpec) -> ChunkPolicy:
     """Load a policy for ``robot``.
 
     Raises:
         InputError: the checkpoint is not there, malformed, altered or for another robot.
     """
     checkpoint = read_vla(path)
-    return VlaPolicy(build_vla(checkpoint), robot, checkpoint.sha256)
+    return ChunkPolicy(build_vla(checkpoint), robot, checkpoint.sha256, instructed=True)
 
 
 def save_vla(
@@ -191,7 +192,7 @@ def describe(path: Path) -> dict[str, Any]:
     chunk = data["embodiments"][config.deployed]
     topics = None
     if robot is not None:
-        policy = VlaPolicy(model, get_robot(robot.name), checkpoint.sha256)
+        policy = ChunkPolicy(model, get_robot(robot.name), checkpoint.sha256, instructed=True)
         topics = sorted(["joint_states", *policy.spec.needs])
     return {
         "name": config.name,

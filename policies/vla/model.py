@@ -1,4 +1,4 @@
-"""A trained policy that reads instructions, as a model and as the policy of a robot."""
+"""A trained policy that reads instructions, as a model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import SamplerConfig
 from policies.diffusion.interface import Prefix, Window
 from policies.diffusion.model import GenerativeModel
 from policies.diffusion.samplers import Estimator
 from policies.errors import InputError
-from policies.interface import Float, Observation, RobotSpec
+from policies.interface import Float
 from policies.processors import Float32
 from policies.vla.backend import VlaBackend
 from policies.vla.config import VlaConfig
@@ -84,37 +83,3 @@ class VlaModel(GenerativeModel):
                 f"{len(told)}; give one each, or none"
             )
         return self._networks.encode(state, images, self._instructions.rows(told))
-
-
-class VlaPolicy(ChunkPolicy):
-    """Implements :class:`policies.interface.Policy`: each observation carries an instruction.
-
-    Another instruction takes effect with the next chunk.
-
-    Args:
-        model: the model; its checkpoint names the robot.
-        robot: the robot that it shall run on.
-        sha256: hash over the checkpoint's files.
-
-    Raises:
-        InputError: the model is not for this robot.
-    """
-
-    def __init__(self, model: VlaModel, robot: RobotSpec, sha256: str) -> None:
-        super().__init__(model, robot, sha256)
-        self.spec = replace(self.spec, needs=(*self.spec.needs, "instruction"))
-        self._told: tuple[str, ...] = ()
-
-    def observe(self, observation: Observation, command: Float, speed: Float) -> None:
-        """As :class:`policies.diffusion.chunk_policy.ChunkPolicy`, with the instruction.
-
-        Raises:
-            InputError: the instruction, a field or a camera is missing.
-        """
-        super().observe(observation, command, speed)
-        # There is one: the policy needs it, so it was looked for.
-        self._told = (observation.instruction or "",)
-
-    def window(self) -> Window:
-        """The last observations and what is to be done, as a copy."""
-        return replace(super().window(), instructions=self._told)

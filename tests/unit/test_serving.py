@@ -588,6 +588,7 @@ def test_server_that_is_not_there_is_named():
         ({"sha256": "0" * 64}, "another sha256"),
         ({"robot": None}, "another robot"),
         ({"spec": 3}, "expected an object"),
+        ({"instructed": "yes"}, "true or false"),
     ],
 )
 def test_server_that_tells_something_else_is_refused_before_anything_moves(change, words):
@@ -611,7 +612,7 @@ def test_what_is_told_of_a_policy_comes_back():
         action_horizon=4,
         rate_hz=50.0,
     )
-    served = Served(spec=spec, robot=None, sha256="0" * 64)
+    served = Served(spec=spec, robot=None, sha256="0" * 64, instructed=True)
     told = unpack(pack(dump_served(served)))
     assert parse_served(told, "server") == served
     assert told["state_units"] == ["rad", "m"]

@@ -17,6 +17,8 @@ from policies.diffusion.process import Flow
 from policies.errors import InputError
 from policies.interface import Observation
 from policies.robots import get_robot
+from policies.serving.descriptor import write_descriptor
+from policies.serving.protocol import Served
 from policies.vla import instructions as instructions_module
 from policies.vla.checkpoint import build_vla, read_vla, save_vla
 from policies.vla.commands import load_initial, save_trained, train_command
@@ -361,6 +363,17 @@ def test_an_observation_without_words_or_images_is_refused(checkpoint, changes, 
 
 
 # ---- several robots, other cameras -------------------------------------------------------------
+
+
+def test_a_served_policy_wants_words_and_images_as_the_local_one(checkpoint, tmp_path):
+    """The description of a server says all that the graph asks of a policy."""
+    policy = load_policy(checkpoint, PANDA)
+    served = Served(spec=policy.model.spec, robot=policy.model.robot, sha256="0", instructed=True)
+    write_descriptor(tmp_path, "ws://127.0.0.1:9", served, token_file=None, reply_s=1.0)
+    described = load_policy(tmp_path, PANDA)
+    assert described.spec.needs == policy.spec.needs == ("instruction",)
+    assert described.model.spec == policy.model.spec
+    assert inspect(tmp_path)["topics"] == ["front/image_raw", "instruction", "joint_states"]
 
 
 def test_two_robots_share_a_trunk_and_each_is_deployed_on_its_own(tmp_path):
