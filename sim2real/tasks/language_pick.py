@@ -34,11 +34,16 @@ from sim2real.tasks.panda_scene import (
 
 PREFIX = "language-pick"
 TASKS = (PREFIX, *(f"{PREFIX}-{name}" for name in NAMES))
-"""The first asks for another thing in every run, the others always for the same."""
+"""The first asks for another thing in every run, the others always for the same. It is made for
+demonstrations: half of its runs start close above a thing, with the hand open, closed or in
+between, as after a grasp that has failed."""
 LIFT_M = 0.08
 _ROBOT = get_robot("panda_hand")
 _ARM = slice(0, 7)
 _START_SPREAD_RAD = 0.05
+_NEAR_SPREAD_RAD = 0.01
+_NEAR_M = ((-0.05, -0.05, 0.05), (0.05, 0.05, 0.20))  # of the hand from a thing
+_OPEN_M = 0.038
 
 SPEC = EnvironmentSpec(
     name=PREFIX,
@@ -122,14 +127,25 @@ class LanguagePick:
         self.instruction = (
             draw_phrase(NAMES[self.target], self._phrasing, seed, "pick") if said is None else said
         )
-        pose = _ROBOT.default_rad.copy()
-        pose[_ARM] += rng.normal(0.0, _START_SPREAD_RAD, 7)
+        near = self._thing is None and bool(rng.integers(2))
+        pose = self._near_pose(rng) if near else _ROBOT.default_rad.copy()
+        pose[_ARM] += rng.normal(0.0, _NEAR_SPREAD_RAD if near else _START_SPREAD_RAD, 7)
         pose = np.clip(pose, _ROBOT.lower_rad, _ROBOT.upper_rad)
         self._stepper.things.place(self.places_m)
         self._stepper.reset(default_state(_ROBOT, pose))
         self._upsampler.reset()
         self._upsampler.commands(pose)
         return self._seen()
+
+    def _near_pose(self, rng: np.random.Generator) -> Float:
+        """A pose close above a thing, more often than not the one that is asked for, (8,)."""
+        index = self.target if rng.integers(2) else int(rng.integers(len(NAMES)))
+        goal_m = self.places_m[index] + rng.uniform(*_NEAR_M)
+        pose = _ROBOT.default_rad.copy()
+        for _ in range(_ITERATIONS):
+            pose[_ARM] += hand_step(self.kinematics, pose, goal_m)
+        pose[-1] = rng.choice([_OPEN_M, rng.uniform(0.0, _OPEN_M), 0.0])
+        return pose
 
     def step(self, action: Float) -> Outcome:
         """Go to the commanded positions, (8,), rad and m, in 0.1 s.
@@ -163,16 +179,39 @@ class LanguagePick:
         return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
 
 
+_DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's axes, when it points to the floor
+_ITERATIONS = 30
+_ROTATION_WEIGHT, _POSTURE_WEIGHT = 0.3, 0.02
 _STEP_M = 0.04
 _GAIN = 0.8
 _STEP_RAD = 0.12
 _SLOPE = 3.0  # height above the thing, for each metre that the hand is aside of it
 _ABOVE_M = 0.10
 _CENTRED_M = 0.007
-_OPEN_M, _CLOSING_M = 0.038, 0.006
+_BELOW_M = np.array([0.0, 0.0, -0.005])  # a ball that is held above its middle slips out
+_CLOSING_M = 0.006
 _CLOSED_M = SMALL_HALF_SIZE_M + 0.0025
 _EMPTY_M = SMALL_HALF_SIZE_M - 0.008
-_ROTATION_WEIGHT, _POSTURE_WEIGHT = 0.3, 0.02
+
+
+def hand_step(kinematics: Kinematics, qpos: Float, goal_m: Float) -> Float:
+    """Displacement of the arm's joints that brings the hand, pointing down, to a place, (7,), rad.
+
+    Args:
+        kinematics: of the arm with its hand.
+        qpos: joint positions, (8,), rad and m.
+        goal_m: where the finger tips shall be, (3,), m; the nearer, the more exact.
+    """
+    hand_m, rotation = kinematics.end_effector(qpos)
+    turn = 0.5 * np.cross(rotation, _DOWN, axis=0).sum(axis=1)
+    linear, angular = kinematics.jacobian(qpos)
+    posture = 0.1 * (_ROBOT.default_rad - qpos)[_ARM]
+    rows = np.vstack(
+        [linear[:, _ARM], _ROTATION_WEIGHT * angular[:, _ARM], _POSTURE_WEIGHT * np.eye(7)]
+    )
+    wanted = np.concatenate([goal_m - hand_m, _ROTATION_WEIGHT * turn, _POSTURE_WEIGHT * posture])
+    step, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    return np.asarray(step)
 
 
 class LanguagePickExpert:
@@ -187,8 +226,6 @@ class LanguagePickExpert:
 
     def __init__(self, environment: LanguagePick) -> None:
         self._environment = environment
-        kinematics = environment.kinematics
-        self._down = kinematics.end_effector(_ROBOT.default_rad)[1].round()
 
     def reset(self, seed: int) -> None:
         """Nothing is kept from one moment to the next."""
@@ -196,8 +233,8 @@ class LanguagePickExpert:
     def act(self, seen: Seen) -> Float:
         """Next joint positions on the way, (8,), rad and m."""
         qpos = seen.state
-        thing_m = self._environment.things_m[self._environment.target]
-        hand_m, rotation = self._environment.kinematics.end_effector(qpos)
+        thing_m = self._environment.things_m[self._environment.target] + _BELOW_M
+        hand_m, _ = self._environment.kinematics.end_effector(qpos)
         finger = float(qpos[-1])
         aside = float(np.linalg.norm((thing_m - hand_m)[:2]))
         height = float(hand_m[2] - thing_m[2])
@@ -210,21 +247,8 @@ class LanguagePickExpert:
             grip = finger - _CLOSING_M
         else:
             goal_m[2] += np.clip(_SLOPE * (aside - _CENTRED_M), 0.0, _ABOVE_M)
-        return self._towards(qpos, hand_m, rotation, goal_m, grip)
-
-    def _towards(
-        self, qpos: Float, hand_m: Float, rotation: Float, goal_m: Float, grip_m: float
-    ) -> Float:
-        """A step of the hand, kept upright, towards ``goal_m``."""
         way = _GAIN * (goal_m - hand_m)
         way *= min(1.0, _STEP_M / max(float(np.linalg.norm(way)), 1e-9))
-        turn = 0.5 * np.cross(rotation, self._down, axis=0).sum(axis=1)
-        linear, angular = self._environment.kinematics.jacobian(qpos)
-        arm = _ROBOT.default_rad[_ARM] - qpos[_ARM]
-        rows = np.vstack(
-            [linear[:, _ARM], _ROTATION_WEIGHT * angular[:, _ARM], _POSTURE_WEIGHT * np.eye(7)]
-        )
-        wanted = np.concatenate([way, _ROTATION_WEIGHT * turn, _POSTURE_WEIGHT * 0.1 * arm])
-        step, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+        step = hand_step(self._environment.kinematics, qpos, hand_m + way)
         step *= min(1.0, _STEP_RAD / max(float(np.abs(step).max()), 1e-9))
-        return np.append(qpos[_ARM] + step, grip_m)
+        return np.append(qpos[_ARM] + step, grip)
