@@ -17,6 +17,7 @@ from policies.robots import SO101
 from policies.vla.lerobot import process
 from policies.vla.lerobot.checkpoint import import_lerobot
 from sim2real.bags.reader import read_bag
+from sim2real.episodes.cameras import find_cameras
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 
@@ -74,17 +75,24 @@ def config(path, domain, **changes):
 @pytest.mark.usefixtures("lerobot")
 def test_what_cameras_see_is_repeatable_in_lockstep(tmp_path, domain):
     path = checkpoint(tmp_path)
-    commands = []
+    commands, pictures = [], []
     for i in range(2):
-        result = run(
-            config(path, domain, lockstep=True, record=tmp_path / f"bag{i}"), progress=False
-        )
+        options = {"record": tmp_path / f"bag{i}", "record_images": ("compressed", "raw")[i]}
+        result = run(config(path, domain, lockstep=True, **options), progress=False)
         assert result["completed"], (result["stopped_by"], result["transitions"])
         chunks = read_bag(tmp_path / f"bag{i}").columns("/action_chunk")
         assert np.diff(chunks.stamp_ns) == pytest.approx(1e9 / RATE_HZ)
         commands.append(read_bag(tmp_path / f"bag{i}").columns("/joint_command").arrays)
+        pictures.append(find_cameras(read_bag(tmp_path / f"bag{i}"), None))
+        assert result["images"]["wrist"]["written"] == len(chunks)
     for key, values in commands[0].items():
         assert np.array_equal(values, commands[1][key], equal_nan=True), key
+    for name, (height, width) in CAMERAS.items():
+        packed, raw = (found[name] for found in pictures)
+        assert np.array_equal(packed.stamp_ns, raw.stamp_ns)
+        for k in range(0, len(raw), 7):
+            assert raw[k].rgb().shape == (height, width, 3)
+            assert np.abs(packed[k].rgb().astype(int) - raw[k].rgb()).mean() < 6
 
 
 @pytest.mark.usefixtures("lerobot")
