@@ -29,6 +29,8 @@ def serve_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     token_file: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
     backend: Literal["lerobot"] | None = None,
     python: str | None = None,
     robot: str | None = None,
@@ -46,6 +48,9 @@ def serve_command(
         host: address to listen on; others than the loopback need a token.
         port: TCP port; 0 for any that is free.
         token_file: file with the token that a client must know, at least 16 characters.
+        certificate: PEM file with the certificate to encrypt with, then those that signed it;
+            clients then say wss://HOST:PORT.
+        key: PEM file with the private key of the certificate.
         backend: what evaluates it; default as the checkpoint says. lerobot is for a LeRobot folder,
             and for a checkpoint made of one by realign policy import lerobot.
         python: interpreter that has the backend's packages; default for lerobot is
@@ -59,13 +64,15 @@ def serve_command(
     from policies.runtime.planning import Connected
     from policies.serving.server import PolicyServer, ServeConfig, read_token
 
-    config = ServeConfig(host=host, port=port, token=read_token(token_file))
+    token = read_token(token_file)
+    config = ServeConfig(host=host, port=port, token=token, certificate=certificate, key=key)
     model, served = _open(policy, backend, python, robot, map, vlm)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # strangers do not fill the log
     server = PolicyServer(model, served, config)
     whose = served.robot.name if served.robot is not None else "no robot, in LeRobot's own numbers"
-    print(f"{served.spec.name} for {whose}: ws://{host}:{server.port}", flush=True)
+    scheme = "ws" if certificate is None else "wss"
+    print(f"{served.spec.name} for {whose}: {scheme}://{host}:{server.port}", flush=True)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         threading.Thread(target=server.close).start()

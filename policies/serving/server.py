@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from policies.serving.wire import pack, unpack
 
 log = logging.getLogger("realign.serve")
 _TOKEN_CHARACTERS = 16
-_OPEN_S = 10.0
+_OPEN_S = 5.0
+_MAX_CONNECTIONS = 32
 _PING_S = 5.0
 _CLOSE_S = 2.0
 
@@ -38,11 +41,15 @@ class ServeConfig:
         host: address to listen on; others than the loopback need a token.
         port: TCP port; 0 for any that is free.
         token: what a client must know, or None.
+        certificate: PEM file with the certificate to encrypt with, or None.
+        key: PEM file with its private key.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -52,6 +59,30 @@ class ServeConfig:
                 f"--host {self.host}: expected a token for an address that other machines can "
                 "reach; add --token-file, or listen on 127.0.0.1 and forward the port"
             )
+        if (self.certificate is None) != (self.key is None):
+            raise InputError(
+                "--certificate and --key: expected both or none; the key is the private one of the "
+                "certificate"
+            )
+
+    def encryption(self) -> ssl.SSLContext | None:
+        """What connections are encrypted with; None without a certificate.
+
+        Raises:
+            InputError: the files are not a certificate and its key.
+        """
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:  # with a password that is wrong, a key that has one is an error, not a question
+            context.load_cert_chain(self.certificate, self.key, password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--certificate {self.certificate} --key {self.key}: expected PEM files of a "
+                f"certificate and its private key without a password: {error}"
+            ) from error
+        return context
 
 
 def is_loopback(host: str) -> bool:
@@ -100,6 +131,8 @@ class PolicyServer:
         self._model, self._served, self._config = model, served, config
         self._greeting = pack(dump_served(served))
         self._one_client = threading.Lock()
+        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        encryption = config.encryption()
         model.reset(0)
         model.sample(blank_window(served.spec))  # the first answer is the slowest
         try:
@@ -117,12 +150,17 @@ class PolicyServer:
                 ping_timeout=_PING_S,
                 close_timeout=_CLOSE_S,
                 server_header=None,
+                ssl=encryption,
             )
         except OSError as error:
             raise InputError(
                 f"--host {config.host} --port {config.port}: expected an address to listen on: "
                 f"{error.strerror or error}; choose another port"
             ) from error
+
+        self._open, self._server.handler = self._server.handler, self._limit
+        if encryption is None and not is_loopback(config.host):
+            log.warning("the token travels in clear; add --certificate and --key")
 
     @property
     def port(self) -> int:
@@ -137,6 +175,17 @@ class PolicyServer:
         """Listen no more and leave the clients."""
         self._server.shutdown()
 
+    def _limit(self, accepted: socket.socket, address: Any) -> None:
+        """Serve a connection that was accepted, unless too many are open that say nothing."""
+        placed = self._places.acquire(blocking=False)
+        try:
+            if not placed:
+                accepted.shutdown(socket.SHUT_RDWR)  # there is nothing to read: it ends at once
+            self._open(accepted, address)
+        finally:
+            if placed:
+                self._places.release()
+
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer to the opening request: health, a refusal, or None to go on."""
         if request.path == "/healthz":
@@ -144,7 +193,7 @@ class PolicyServer:
         if self._config.token is not None:
             given = " ".join(request.headers.get_all("Authorization"))
             wanted = f"Api-Key {self._config.token}"
-            if not hmac.compare_digest(given.encode(), wanted.encode()):
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode()):
                 log.warning("a client without the token was refused")
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "expected the server's token\n")
         return None
