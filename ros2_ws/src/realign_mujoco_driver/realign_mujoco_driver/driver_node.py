@@ -32,6 +32,7 @@ from policies.runtime.scheduling import prefer_realtime
 from realign_mujoco_driver.cameras import Cameras
 from realign_mujoco_driver.voice import LATCHED, QOS, Voice
 from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults
+from sim2real.tasks.camera_scene import solid_things
 
 COMMAND_TIMEOUT_S = 0.1
 ASK_AGAIN_S = 1.0
@@ -60,6 +61,7 @@ class DriverNode(Node):
         self.goals = _goals(self.robot, goals, seed)
         goal_time_s = len(self.goals) * self.goal_period_s
         self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
+        objects, places_m = solid_things(self.robot, seed)
         self.sim = VirtualRobot(
             self.robot,
             engine=value("engine", "mujoco"),
@@ -68,6 +70,8 @@ class DriverNode(Node):
             rate_hz=self.robot.control_rate_hz if self.lockstep else self.robot.state_rate_hz,
             start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
             faults=parse_faults(value("faults", "")),
+            objects=objects,
+            places_m=places_m,
         )
         self.sim_s = self._told_s = 0.0
         self._names = wire.NameMap(self.robot.joint_names, "joint_command")
@@ -105,7 +109,8 @@ class DriverNode(Node):
     def _say(self, reading: Sensors) -> None:
         """Send what the robot and its cameras sense."""
         if self.cameras is not None:
-            self.cameras.publish(reading.stamp_ns, self.sim.stepper.state.qpos_rad)
+            qpos_rad = self.sim.stepper.state.qpos_rad
+            self.cameras.publish(reading.stamp_ns, qpos_rad, self.sim.objects)
         self.voice.publish(reading)
 
     # ---- messages -----------------------------------------------------------------------------
@@ -226,6 +231,7 @@ class DriverNode(Node):
             "fell": self.sim.fell,
             "min_base_height_m": self.sim.min_base_height_m if legged else None,
             "max_tilt_rad": self.sim.max_tilt_rad if legged else None,
+            "rise_m": self.sim.rise_m,
             "wall_s": wall_s,
             "mujoco_s": self.sim_s,
         }
