@@ -95,9 +95,9 @@ def test_connections_beyond_a_number_are_closed_at_once(served):
         wait(lambda: handlers(server) == most, "all accepted")
         before = threading.active_count()
         for _ in range(5 * most):
-            with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as extra:
-                with suppress(ConnectionResetError):
-                    assert extra.recv(1) == b""
+            extra = socket.create_connection(("127.0.0.1", server.port), timeout=30.0)
+            with extra, suppress(ConnectionResetError):
+                assert extra.recv(1) == b""
         wait(lambda: threading.active_count() <= before, "no threads of those sent away")
         for one in idle:
             one.close()
