@@ -167,14 +167,19 @@ class LanguagePick:
         )
 
     @property
+    def poses(self) -> Float:
+        """Centres, m, and orientations, wxyz, of the things now, (4, 7)."""
+        return self._stepper.things.poses
+
+    @property
     def things_m(self) -> Float:
         """Where the centres of the things are now, (4, 3), m."""
-        return self._stepper.things.poses[:, :3]
+        return self.poses[:, :3]
 
     def _seen(self) -> Seen:
         qpos = self._stepper.state.qpos_rad
         if self._steps % self._look_every == 0:
-            self._images = dict(self._rig.images(qpos, self._stepper.things.poses))
+            self._images = dict(self._rig.images(qpos, self.poses))
         self._steps += 1
         return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
 
