@@ -27,6 +27,8 @@ ARGUMENTS = (
     ("executor", "receding", "while a policy plans: receding (waits), ensemble, async or rtc"),
     ("action_horizon", "0", "steps from one plan to the next; 0 for the policy's own"),
     ("inference_delay_steps", "0", "steps from an observation to the use of its answer, at least"),
+    ("in_flight", "1", "requests of async and rtc that may be under way at a time"),
+    ("fade", "-1", "steps beyond the delay over which rtc lets go of a plan; -1 for all of it"),
     ("deadline_s", "0.3", "time that an answer may take before the robot gets no commands, s"),
     ("instruction", "", "what a policy that reads instructions is told"),
 )
@@ -59,6 +61,8 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         "executor": given["executor"],
         "action_horizon": int(given["action_horizon"]),
         "inference_delay_steps": int(given["inference_delay_steps"]),
+        "in_flight": int(given["in_flight"]),
+        "fade": int(given["fade"]),
         "deadline_s": float(given["deadline_s"]),
         "instruction": given["instruction"],
     }

@@ -115,6 +115,8 @@ def _start_nodes(
         "executor": config.executor,
         "action_horizon": config.action_horizon or 0,
         "inference_delay_steps": config.inference_delay,
+        "in_flight": config.in_flight,
+        "fade": -1 if config.fade is None else config.fade,
         "deadline_s": float(config.deadline_s),
         "instruction": config.instruction,
     }
@@ -242,6 +244,8 @@ def run_command(
     executor: ExecutorName = "receding",
     action_horizon: int | None = None,
     inference_delay: int = 0,
+    in_flight: int = 1,
+    fade: int | None = None,
     deadline_s: float = 0.3,
     instruction: str = "",
     reply_s: float = 2.0,
@@ -280,6 +284,10 @@ def run_command(
         action_horizon: actions from one request to the next; default: the policy's own.
         inference_delay: steps of the policy from an observation to the use of its answer, counted,
             so that a run with latency can be repeated.
+        in_flight: requests of async and rtc that may be under way at a time; with an inference
+            delay, more than one act on newer observations.
+        fade: steps beyond the delay over which rtc lets go of the running plan; default: all of
+            the plan.
         deadline_s: time in s that a request may take before the robot is left without commands,
             once its plan has run out.
         instruction: what a policy that reads instructions is told; also on policy/instruction.
@@ -311,6 +319,8 @@ def run_command(
             executor=executor,
             action_horizon=action_horizon,
             inference_delay=inference_delay,
+            in_flight=in_flight,
+            fade=fade,
             deadline_s=deadline_s,
             instruction=instruction,
         )

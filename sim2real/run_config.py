@@ -40,6 +40,8 @@ class RunConfig:
             :data:`policies.runtime.execution.EXECUTORS`.
         action_horizon: actions from one request to the next; None for the policy's own.
         inference_delay: steps of the policy from an observation to the use of its answer.
+        in_flight: requests of async and rtc that may be under way at a time.
+        fade: steps beyond the delay over which rtc lets go of the running plan; None for all.
         deadline_s: time that a request may take once the plan has run out, s.
         instruction: what a policy that reads instructions is told.
     """
@@ -64,6 +66,8 @@ class RunConfig:
     executor: ExecutorName = "receding"
     action_horizon: int | None = None
     inference_delay: int = 0
+    in_flight: int = 1
+    fade: int | None = None
     deadline_s: float = 0.3
     instruction: str = ""
 

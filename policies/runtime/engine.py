@@ -16,6 +16,15 @@ from policies.runtime.latency import Percentiles
 from policies.runtime.plan_engine import PlanEngine
 from policies.runtime.planning import EngineConfig, PlanningPolicy
 
+_OF_PLANS = {
+    "--executor": "executor",
+    "--action-horizon": "action_horizon",
+    "--inference-delay": "inference_delay_steps",
+    "--in-flight": "in_flight",
+    "--fade": "fade",
+}
+"""Options of ``realign run`` that only policies have which plan -> what they set."""
+
 
 class Engine(Protocol):
     """Runs a policy.
@@ -96,14 +105,10 @@ def make_engine(policy: Policy, config: EngineConfig) -> Engine:
     """
     if isinstance(policy, PlanningPolicy):
         return PlanEngine(policy, config)
-    if (config.executor, config.action_horizon) != (EngineConfig.executor, None):
-        raise InputError(
-            f"--executor and --action-horizon: expected a policy that plans chunks of actions, got "
-            f"{policy.spec.name!r}, which answers each observation; leave them out"
-        )
-    if config.inference_delay_steps:
-        raise InputError(
-            f"--inference-delay: expected a policy that plans chunks of actions, got "
-            f"{policy.spec.name!r}, which answers each observation; leave it out"
-        )
+    for option, name in _OF_PLANS.items():
+        if getattr(config, name) != getattr(EngineConfig, name):
+            raise InputError(
+                f"{option}: expected a policy that plans chunks of actions, got "
+                f"{policy.spec.name!r}, which answers each observation; leave it out"
+            )
     return DirectEngine(policy)

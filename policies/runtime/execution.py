@@ -329,6 +329,11 @@ def make_executor(
     Raises:
         InputError: no executor of that name.
     """
+    if (in_flight != 1 and name not in ("async", "rtc")) or (fade is not None and name != "rtc"):
+        raise InputError(
+            "executor: expected async or rtc for more than one request under way, and rtc for a "
+            f"fading bond, got {name!r}"
+        )
     if name == "receding":
         return RecedingHorizon(action_horizon, hold)
     if name == "ensemble":

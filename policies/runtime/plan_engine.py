@@ -89,6 +89,8 @@ class PlanEngine:
             # Only plans are taken from the executor: without one, the engine stops by itself.
             hold=Hold(rest=(0.0,) * count, keep=(True,) * count),
             expected_delay=expected_delay,
+            in_flight=self.config.in_flight,
+            fade=self.config.fade,
         )
         self.failure: PolicyFailure | None = None
         self._origin_ns: int | None = None
@@ -253,7 +255,7 @@ class PlanEngine:
         for request, actions in self._delay.due(step):
             asked = self._asked.pop(request)
             if self._executor.reply(request, actions, step):
-                fresh, self._waiting_since = True, None
+                fresh, self._waiting_since = True, min(self._asked.values(), default=None)
                 self._delays.add(step - asked)
             else:
                 self._dropped += 1

@@ -19,6 +19,11 @@ class EngineConfig:
         action_horizon: steps from one request to the next; None for the policy's own.
         inference_delay_steps: steps from an observation to the use of its answer, at least; for
             runs with a latency that can be repeated.
+        in_flight: requests that may be under way at a time, for ``async`` and ``rtc``. The model is
+            asked one question at a time, so more than one is for answers that are under way for
+            other reasons: ``inference_delay_steps``.
+        fade: steps beyond the delay over which the bond of ``rtc`` to the running plan fades; None
+            for all that it has.
         deadline_s: time after which a request that is not answered leaves the robot without
             commands, once its plan has run out, s.
         wait_s: time that a tick waits for its answer where the last one took less than a period,
@@ -30,6 +35,8 @@ class EngineConfig:
     executor: str = "receding"
     action_horizon: int | None = None
     inference_delay_steps: int = 0
+    in_flight: int = 1
+    fade: int | None = None
     deadline_s: float = 0.3
     wait_s: float | None = None
     lockstep: bool = False

@@ -152,7 +152,8 @@ def test_run_with_a_counted_delay_is_bit_reproducible(sway, tmp_path, domain):
     for k in range(2):
         bag = tmp_path / f"bag{k}"
         options = {"executor": "rtc", "inference_delay": 4, "seed": 3, "record": bag}
-        assert carry_out(sway, domain, **options)["completed"]
+        result = carry_out(sway, domain, action_horizon=2, in_flight=2, fade=0, **options)
+        assert result["completed"]
         bags.append(read_bag(bag))
     for topic in ("/joint_states", "/joint_command", "/action_chunk"):
         first, second = (bag.columns(topic) for bag in bags)

@@ -559,6 +559,8 @@ def test_feedback_policy_is_asked_at_every_tick_and_its_failure_is_named():
         ({"executor": "rtc"}, "--executor"),
         ({"action_horizon": 3}, "--action-horizon"),
         ({"inference_delay_steps": 2}, "--inference-delay"),
+        ({"in_flight": 2}, "--in-flight"),
+        ({"fade": 0}, "--fade"),
     ],
 )
 def test_options_of_plans_are_refused_for_a_policy_without_plans(config, words):
@@ -573,6 +575,10 @@ def test_options_of_plans_are_refused_for_a_policy_without_plans(config, words):
         ({"action_horizon": 13}, "at most the 12 actions"),
         ({"inference_delay_steps": -1}, "0 or more"),
         ({"inference_delay_steps": 16}, "deadline"),
+        ({"executor": "rtc", "in_flight": 0}, "in_flight"),
+        ({"executor": "rtc", "fade": -1}, "fade"),
+        ({"executor": "receding", "in_flight": 2}, "async or rtc"),
+        ({"executor": "async", "fade": 0}, "fading bond"),
     ],
 )
 def test_configuration_that_does_not_fit_the_policy_is_named(config, words):

@@ -47,10 +47,13 @@ class PolicyNode(LifecycleNode):
         self.lockstep: bool = value("lockstep", False)
         self.summary_path: str = value("summary_path", "")
         self.realtime_priority: int = value("realtime_priority", 0)
+        fade: int = value("fade", -1)  # a parameter cannot be none
         self.config = EngineConfig(
             executor=value("executor", EngineConfig.executor),
             action_horizon=value("action_horizon", 0) or None,
             inference_delay_steps=value("inference_delay_steps", 0),
+            in_flight=value("in_flight", EngineConfig.in_flight),
+            fade=None if fade < 0 else fade,
             deadline_s=value("deadline_s", EngineConfig.deadline_s),
             lockstep=self.lockstep,
         )
