@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from policies.errors import InputError
 from policies.evaluation.environment import Environment
 from policies.robots import PANDA, PANDA_HAND, ROBOTS
 from policies.runtime.limits import limits_of
+from policies.vla.config import units_of
 from sim2real.sim.batch import BatchStepper
 from sim2real.sim.gaps import end_body
 from sim2real.sim.remote import open_robot
@@ -120,6 +122,14 @@ def test_other_engines_refuse_coupled_joints_and_things():
         open_robot("mujoco-remote", PANDA_HAND)
     with pytest.raises(InputError, match="things to grasp"):
         open_robot("mujoco-remote", PANDA, objects=SMALL_THINGS)
+
+
+def test_what_a_policy_says_of_the_finger_is_in_metres():
+    names = {f"qpos/{joint}": "rad" for joint in PANDA_HAND.joint_names}
+    names |= {"qpos/panda_finger_joint1": "m", "goal/x": "m", "effort/panda_finger_joint1": "N"}
+    spec = SimpleNamespace(state_names=tuple(names), action_names=("velocity/panda_finger_joint1",))
+    model = SimpleNamespace(robot=SimpleNamespace(name="panda_hand"), spec=spec)
+    assert units_of(model) == names | {"velocity/panda_finger_joint1": "m/s"}
 
 
 # ---- contact -----------------------------------------------------------------------------------
