@@ -72,7 +72,7 @@ class Views:
 USUAL_VIEWS = Views()
 CLOSE_VIEWS = Views(fov_deg=34.0)
 """The front camera sees no more than where the small things may lie."""
-MOVED_VIEWS = Views(azimuth_deg=35.0, distance_m=0.75, height_m=1.0)
+MOVED_VIEWS = Views(azimuth_deg=80.0, height_m=0.8)
 """The front camera after somebody has moved it."""
 
 

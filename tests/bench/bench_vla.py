@@ -1,4 +1,4 @@
-"""The language tasks: obedience, held-out phrasings, a moved camera, time for a chunk.
+"""The language tasks: obedience, held-out phrasings, what ten demonstrations do, two robots, time.
 
     python tests/bench/bench_vla.py --models models/vla
 
@@ -9,11 +9,13 @@ the table is an instruction swap test of the others: what changes is what was sa
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 from obedience import NOTHING, share, swap_table, thing_name
 
 from policies.diffusion.interface import blank_window
+from policies.evaluation.environment import Environment
 from policies.evaluation.loop import ExecutionConfig, run_batch, run_seeds
 from policies.evaluation.metrics import percentiles, wilson
 from policies.robots import PANDA
@@ -35,11 +38,17 @@ from sim2real.results import write_json
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 from sim2real.sim.kinematics import Kinematics
+from sim2real.tasks import language_metaworld
 from sim2real.tasks.language_phrases import Phrasing, draw_phrase
 from sim2real.tasks.language_touch import PREFIX, LanguageTouch, nearest_thing
-from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, USUAL_VIEWS, Views, draw_places
+from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, Views, draw_places
 
+PARTS = ("swap", "held-out", "moved", "thing", "robots", "metaworld", "time", "graph")
+_SCENES = {"panda": PREFIX, "so101": f"{PREFIX}-so101"}
+"""Robot -> the beginning of the names of its tasks."""
 _TIMED = 100
+HELD_OUT = "yellow"
+"""The thing that the policy ``three`` of train_vla.py has never been asked for."""
 
 
 def main() -> int:
@@ -51,7 +60,10 @@ def main() -> int:
     parts: dict[str, Callable[[argparse.Namespace], Any]] = {
         "swap": lambda a: obedience(a, "train"),
         "held-out": lambda a: obedience(a, "held-out"),
-        "few": few_shot,
+        "moved": moved_camera,
+        "thing": held_out_thing,
+        "robots": robots,
+        "metaworld": told_metaworld,
         "time": times,
         "graph": graph,
     }
@@ -67,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--models", type=Path, help="folder of train_vla.py")
-    add("--parts", nargs="+", default=["swap", "held-out", "few", "time", "graph"])
+    add("--parts", nargs="+", default=PARTS)
     add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
     add("--batch", type=int, default=25, help="runs that go side by side")
     add("--steps", type=int, help="evaluations of the network for a chunk")
@@ -76,8 +88,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_known_args()[0]
 
 
-def _load(args: argparse.Namespace, name: str) -> VlaModel:
-    return build_vla(read_vla(args.models / name), steps=args.steps)
+def _load(args: argparse.Namespace, name: str, robot: str | None = None) -> VlaModel:
+    """A policy; for another robot than its networks were exported for, by its weights."""
+    checkpoint = read_vla(args.models / name)
+    if robot in (None, checkpoint.config.deployed):
+        return build_vla(checkpoint, steps=args.steps)
+    config = replace(checkpoint.config, deployed=robot)
+    return build_vla(replace(checkpoint, config=config), steps=args.steps, backend="torch")
 
 
 def _touched(
@@ -86,13 +103,14 @@ def _touched(
     said: str,
     *,
     phrasing: Phrasing = "train",
-    views: Views = USUAL_VIEWS,
+    views: Views | None = None,
+    robot: str = "panda",
 ) -> Counter[str]:
     """What was touched, and how often, when it was told to touch ``said``."""
     horizon = args.action_horizon or model.spec.action_horizon
     environments = [
         LanguageTouch(
-            f"{PREFIX}-{said}",
+            f"{_SCENES[robot]}-{said}",
             phrasing=phrasing,
             views=views,
             look_every=horizon,  # when the policy is asked
@@ -155,19 +173,116 @@ def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
     return found
 
 
-def few_shot(args: argparse.Namespace) -> dict[str, Any]:
+def moved_camera(args: argparse.Namespace) -> dict[str, Any]:
     """The front camera has been moved: as trained, tuned on few demonstrations, or from scratch."""
     rows, out = [], {}
     for name in ("policy", "tuned", "scratch"):
-        model, total = _load(args, name), 0
-        for said in NAMES:
-            total += _touched(args, model, said, views=MOVED_VIEWS)[said]
-        rows.append((name, share(total, 4 * args.scenes)))
-        out[name] = {"successes": total, "ci95": list(wilson(total, 4 * args.scenes))}
-        print(f"moved camera, {name}: {total} of {4 * args.scenes}", flush=True)
+        out[name] = _success(args, name, NAMES, views=MOVED_VIEWS)
+        rows.append((name, out[name]["text"]))
     print(f"\nthe front camera moved, {4 * args.scenes} runs:")
     print(table_text(("policy", "success"), rows))
     return out
+
+
+def held_out_thing(args: argparse.Namespace) -> dict[str, Any]:
+    """A thing that was never asked for, and what is left of the others."""
+    rows, out = [], {}
+    others = tuple(name for name in NAMES if name != HELD_OUT)
+    for name in ("three", "three-tuned", "three-scratch"):
+        new, old = (_success(args, name, said) for said in ((HELD_OUT,), others))
+        out[name] = {HELD_OUT: new, "others": old}
+        rows.append((name, new["text"], old["text"]))
+    print(f"\ntouching the {HELD_OUT} thing, {args.scenes} runs, and the others:")
+    print(table_text(("policy", HELD_OUT, "others"), rows))
+    return out
+
+
+def robots(args: argparse.Namespace) -> dict[str, Any]:
+    """Two robots on one trunk, and each alone; few demonstrations of the second."""
+    rows, out = [], {}
+    judged = (
+        ("policy", "panda"),
+        ("both", "panda"),
+        ("so101", "so101"),
+        ("both", "so101"),
+        ("so101-tuned", "so101"),
+        ("so101-scratch", "so101"),
+    )
+    for name, robot in judged:
+        out[f"{name} {robot}"] = _success(args, name, NAMES, robot=robot)
+        rows.append((name, robot, out[f"{name} {robot}"]["text"]))
+    print(f"\ntwo robots, {4 * args.scenes} runs each:")
+    print(table_text(("policy", "robot", "success"), rows))
+    return out
+
+
+def told_metaworld(args: argparse.Namespace) -> dict[str, Any]:
+    """Meta-World: success of each task when asked for it, in other words, or for something else."""
+    if importlib.util.find_spec("metaworld") is None:
+        print('bench_vla: metaworld left out, pip install "realign[metaworld]"')
+        return {}
+    model, rows, out = _load(args, "metaworld"), [], {}
+    for deed in language_metaworld.NAMES:
+        others = [name for name in language_metaworld.NAMES if name != deed]
+        wrong = [language_metaworld.phrases(name, "train")[0] for name in others]
+        counts = {
+            "train": _solved(args, model, deed, "train", None),
+            "held-out": _solved(args, model, deed, "held-out", None),
+            "another": _solved(args, model, deed, "train", wrong),
+        }
+        print(f"metaworld, {deed}: {counts}", flush=True)
+        rows.append((deed, *(share(count, args.scenes) for count in counts.values())))
+        out[deed] = {key: [n, *wilson(n, args.scenes)] for key, n in counts.items()}
+    print(f"\nMeta-World tasks by instruction, {args.scenes} runs each:")
+    print(table_text(("task", "asked for it", "in other words", "asked for another"), rows))
+    return out
+
+
+def _solved(
+    args: argparse.Namespace,
+    model: VlaModel,
+    deed: str,
+    phrasing: Phrasing,
+    said: Sequence[str] | None,
+) -> int:
+    """Runs in which a Meta-World task was solved; instructions other than its own in turn."""
+    environments: list[Environment] = [
+        language_metaworld.LanguageMetaWorld(
+            f"{language_metaworld.PREFIX}-{deed}",
+            phrasing=phrasing,
+            instruction=said[i % len(said)] if said else None,
+        )
+        for i in range(min(args.batch, args.scenes))
+    ]
+    config = ExecutionConfig(action_horizon=args.action_horizon or model.spec.action_horizon)
+    seeds, solved = run_seeds(0, args.scenes), 0
+    for first in range(0, args.scenes, args.batch):
+        chosen = seeds[first : first + args.batch]
+        runs, _ = run_batch(model, environments[: len(chosen)], chosen, config)
+        solved += sum(run.success for run in runs)
+    return solved
+
+
+def _success(
+    args: argparse.Namespace,
+    name: str,
+    said: Sequence[str],
+    *,
+    views: Views | None = None,
+    robot: str = "panda",
+) -> dict[str, Any]:
+    """How often a policy touches each of these things when it is told to."""
+    model, runs = _load(args, name, robot), len(said) * args.scenes
+    found = {one: _touched(args, model, one, views=views, robot=robot) for one in said}
+    total = sum(found[one][one] for one in said)
+    print(f"{name}, {robot}: { {one: dict(counts) for one, counts in found.items()} }", flush=True)
+    return {
+        "successes": total,
+        "runs": runs,
+        "ci95": list(wilson(total, runs)),
+        "text": share(total, runs),
+        "touched": {one: dict(counts) for one, counts in found.items()},
+    }
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:
