@@ -1,5 +1,7 @@
 """What the drivers share: commands and sensors on the wire, tasks, processes, progress."""
 
+import argparse
+import json
 import signal
 import time
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from policies.robots import GO2, SO101
 from policies.runtime.packets import Closed
 from realign_driver import commands as commands_module
 from realign_driver.commands import PolledCommands
+from realign_driver.emulation import add_robot_options, play
 from realign_driver.polling import take_newest
 from realign_driver.progress import Progress
 from realign_driver.qos import LATCHED
@@ -282,3 +285,48 @@ def test_hanging_process_is_killed(echo):
     with pytest.raises(Closed):
         process.newest(NUMBER)
     assert process.popen.wait() == -signal.SIGKILL
+
+
+class Played:
+    """An emulator that has nothing to do."""
+
+    def __init__(self, seed):
+        if seed < 0:
+            raise InputError("expected a seed from 0 on, got less")
+        self.seed, self.ran = seed, False
+
+    def run(self):
+        self.ran = signal.getsignal(signal.SIGINT) == self.stop
+
+    def stop(self, *_):
+        pass
+
+    def summary(self):
+        return {"ran": self.ran}
+
+    def columns(self):
+        return {"seed": np.array([self.seed])}
+
+
+@pytest.fixture
+def keep_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("keep_signals")
+def test_emulator_leaves_what_was_asked_for(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    add_robot_options(parser, faults="silent@2")
+    files = [f"--summary={tmp_path / 's.json'}", f"--trace={tmp_path / 't.npz'}"]
+    given = parser.parse_args([*files, "--seed=5"])
+    assert play(lambda: Played(given.seed), given).seed == 5
+    assert json.loads((tmp_path / "s.json").read_text()) == {"ran": True}
+    with np.load(tmp_path / "t.npz") as trace:
+        assert trace["seed"].tolist() == [5]
+    with pytest.raises(SystemExit) as ended:
+        play(lambda: Played(-1), parser.parse_args([]))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "realign: expected a seed from 0 on, got less\n"

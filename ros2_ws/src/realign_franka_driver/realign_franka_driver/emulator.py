@@ -10,19 +10,13 @@ It serves any client of libfranka 0.21, ours or another.
 from __future__ import annotations
 
 import argparse
-import json
-import signal
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.checkpoint import load_policy
-from policies.errors import InputError
 from policies.robots import get_robot
-from policies.runtime.scheduling import prefer_realtime
+from realign_driver.emulation import add_robot_options, play, start_pose_rad
 from realign_franka_driver import layout
 from realign_franka_driver.arm import Arm
 from realign_franka_driver.control_box import ControlBox
@@ -117,56 +111,34 @@ class Emulator:
             "lost_s": self.lost_s,
         }
 
+    def columns(self) -> dict[str, Any]:
+        """What each period brought."""
+        rows = np.array(self.trace, dtype=_TRACE)
+        return {name: rows[name] for name in rows.dtype.names}
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="emulator", description=__doc__)
-    add = parser.add_argument
-    add("--robot", required=True, help="panda or fr3")
-    add("--address", default=LOOPBACK, help="own address to serve")
-    add("--policy", type=Path, default=None, help="checkpoint whose start pose to take")
-    add("--gap", default="none", help="dynamics gap")
-    add("--seed", type=int, default=0, help="seed of the start pose")
-    add("--faults", default="", help="e.g. reflex@2,silence@3:0.1,loss:0.05")
-    add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
-    add("--summary", type=Path, default=None, help="JSON file to write at the end")
-    add("--trace", type=Path, default=None, help="npz file with what each period brought")
+    parser.add_argument("--robot", required=True, help="panda or fr3")
+    parser.add_argument("--address", default=LOOPBACK, help="own address to serve")
+    add_robot_options(parser, faults="reflex@2,silence@3:0.1,loss:0.05")
     return parser.parse_args()
+
+
+def _emulator(given: argparse.Namespace) -> Emulator:
+    robot = get_robot(given.robot)
+    pose = start_pose_rad(given.policy, robot)
+    faults = parse_faults(given.faults)
+    arm = Arm(robot, gap=given.gap, seed=given.seed, start_pose_rad=pose)
+    box = ControlBox(arm, faults=faults, seed=given.seed)
+    keep = given.trace is not None
+    return Emulator(box, address=given.address, faults=faults, keep_trace=keep)
 
 
 def main() -> None:
     """Play the robot until SIGINT or SIGTERM."""
     given = _arguments()
-    try:
-        robot = get_robot(given.robot)
-        spec = load_policy(given.policy, robot).spec if given.policy else None
-        faults = parse_faults(given.faults)
-        arm = Arm(
-            robot,
-            gap=given.gap,
-            seed=given.seed,
-            start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
-        )
-        box = ControlBox(arm, faults=faults, seed=given.seed)
-        keep = given.trace is not None
-        emulator = Emulator(box, address=given.address, faults=faults, keep_trace=keep)
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    signal.signal(signal.SIGINT, emulator.stop)
-    signal.signal(signal.SIGTERM, emulator.stop)
-    prefer_realtime(given.realtime_priority)
-    emulator.run()
-    if given.summary is not None:
-        given.summary.write_text(json.dumps(emulator.summary()))
-    if given.trace is not None:
-        rows = np.array(emulator.trace, dtype=_TRACE)
-        np.savez(
-            given.trace,
-            t_ns=rows["t_ns"],
-            mode=rows["mode"],
-            answered=rows["answered"],
-            speed_rad_s=rows["speed_rad_s"],
-        )
+    play(lambda: _emulator(given), given)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,14 @@ It serves any DDS peer on the loopback, ours or another.
 from __future__ import annotations
 
 import argparse
-import json
-import signal
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.checkpoint import load_policy
-from policies.errors import InputError
 from policies.robots import get_robot
 from policies.runtime.latency import Percentiles
-from policies.runtime.scheduling import prefer_realtime
+from realign_driver.emulation import add_robot_options, play, start_pose_rad
 from realign_unitree_driver.bench import RATE_HZ, Bench, parse_faults
 from realign_unitree_driver.dds import (
     LOOPBACK,
@@ -39,6 +33,9 @@ PERIOD_NS = 1_000_000_000 // RATE_HZ
 _LOST_PERIODS = 5
 # What the motors were told in a tick, for the trace.
 NOTHING, FOLLOW, DAMPING = range(3)
+_TRACE = np.dtype(
+    [("t_ns", "<i8"), ("kind", "<i8"), ("moved_rad", "<f8"), ("base_height_m", "<f8")]
+)
 
 
 class Emulator:
@@ -150,6 +147,11 @@ class Emulator:
             "lost_s": self.lost_s,
         }
 
+    def columns(self) -> dict[str, Any]:
+        """What each tick brought."""
+        rows = np.array(self.trace or [(0, NOTHING, 0.0, 0.0)], dtype=_TRACE)
+        return {name: rows[name] for name in rows.dtype.names}
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="emulator", description=__doc__)
@@ -157,59 +159,37 @@ def _arguments() -> argparse.Namespace:
     add("--robot", required=True, help="g1 or go2")
     add("--network", default=LOOPBACK, help="interface or own address")
     add("--domain", type=int, default=0, help="DDS domain")
-    add("--policy", type=Path, default=None, help="checkpoint whose start pose to hang in")
-    add("--gap", default="none", help="dynamics gap")
-    add("--seed", type=int, default=0, help="seed of the start pose")
-    add("--faults", default="", help="e.g. silent@2:0.05,keys=L2+B@3")
     add("--mode-machine", type=int, default=None, help="robot type to report")
     add("--motor-timeout-s", type=float, default=None, help="silence after which motors damp")
     add("--stock-controller", default="ai", help="controller that holds the motors; '' for none")
-    add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
-    add("--summary", type=Path, default=None, help="JSON file to write at the end")
-    add("--trace", type=Path, default=None, help="npz file with what each tick brought")
+    add_robot_options(parser, faults="silent@2:0.05,keys=L2+B@3")
     return parser.parse_args()
+
+
+def _emulator(given: argparse.Namespace) -> Emulator:
+    robot = get_robot(given.robot)
+    bench = Bench(
+        robot,
+        gap=given.gap,
+        seed=given.seed,
+        start_pose_rad=start_pose_rad(given.policy, robot),
+        mode_machine=given.mode_machine,
+        motor_timeout_s=given.motor_timeout_s,
+        faults=parse_faults(given.faults),
+    )
+    return Emulator(
+        bench,
+        network=given.network,
+        domain=given.domain,
+        stock_controller=given.stock_controller,
+        keep_trace=given.trace is not None,
+    )
 
 
 def main() -> None:
     """Play the robot until SIGINT or SIGTERM."""
     given = _arguments()
-    try:
-        robot = get_robot(given.robot)
-        spec = load_policy(given.policy, robot).spec if given.policy else None
-        bench = Bench(
-            robot,
-            gap=given.gap,
-            seed=given.seed,
-            start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
-            mode_machine=given.mode_machine,
-            motor_timeout_s=given.motor_timeout_s,
-            faults=parse_faults(given.faults),
-        )
-        emulator = Emulator(
-            bench,
-            network=given.network,
-            domain=given.domain,
-            stock_controller=given.stock_controller,
-            keep_trace=given.trace is not None,
-        )
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    signal.signal(signal.SIGINT, emulator.stop)
-    signal.signal(signal.SIGTERM, emulator.stop)
-    prefer_realtime(given.realtime_priority)
-    emulator.run()
-    if given.summary is not None:
-        given.summary.write_text(json.dumps(emulator.summary()))
-    if given.trace is not None:
-        t_ns, kind, moved, height = zip(*(emulator.trace or [(0, 0, 0.0, 0.0)]), strict=True)
-        np.savez(
-            given.trace,
-            t_ns=np.array(t_ns),
-            kind=np.array(kind),
-            moved_rad=np.array(moved),
-            base_height_m=np.array(height),
-        )
+    play(lambda: _emulator(given), given)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""The program that plays a robot: its command line, its start pose, what it leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from policies.checkpoint import load_policy
+from policies.errors import InputError
+from policies.interface import Float, RobotSpec
+from policies.runtime.scheduling import prefer_realtime
+
+
+class Emulator(Protocol):
+    """A robot or device that runs until it is told to stop."""
+
+    def run(self) -> None:
+        """Go on until :meth:`stop`."""
+
+    def stop(self, *_: Any) -> None:
+        """End the loop; also a signal handler."""
+
+    def summary(self) -> dict[str, Any]:
+        """What it saw, JSON-ready."""
+
+    def columns(self) -> dict[str, Any]:
+        """What each moment brought, arrays of one length, where a trace was asked for."""
+
+
+E = TypeVar("E", bound=Emulator)
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every emulator."""
+    add = parser.add_argument
+    add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
+    add("--summary", type=Path, default=None, help="JSON file to write at the end")
+
+
+def add_robot_options(parser: argparse.ArgumentParser, *, faults: str) -> None:
+    """Options of an emulator that has the physics of a robot.
+
+    Args:
+        parser: gets them.
+        faults: an example of faults.
+    """
+    add_process_options(parser)
+    add = parser.add_argument
+    add("--policy", type=Path, default=None, help="checkpoint whose start pose to take")
+    add("--gap", default="none", help="dynamics gap")
+    add("--seed", type=int, default=0, help="of the start pose, and of what is left to chance")
+    add("--faults", default="", help=f"e.g. {faults}")
+    add("--trace", type=Path, default=None, help="npz file with what each moment brought")
+
+
+def start_pose_rad(policy: Path | None, robot: RobotSpec) -> Float | None:
+    """Where a policy begins, (n,), rad; None without one.
+
+    Raises:
+        InputError: it is not for this robot.
+    """
+    return np.array(load_policy(policy, robot).spec.start_pose_rad) if policy else None
+
+
+def play(make: Callable[[], E], given: argparse.Namespace) -> E:
+    """Run an emulator until SIGINT or SIGTERM, then write what was asked for.
+
+    Exit code 2 where it cannot be made of what was given.
+
+    Args:
+        make: the emulator.
+        given: the options above.
+    """
+    try:
+        emulator = make()
+        signal.signal(signal.SIGINT, emulator.stop)
+        signal.signal(signal.SIGTERM, emulator.stop)
+        prefer_realtime(given.realtime_priority)
+        emulator.run()
+    except InputError as error:
+        print(f"realign: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:  # while it was still being built
+        raise SystemExit(130) from None
+    if given.summary is not None:
+        given.summary.write_text(json.dumps(emulator.summary()))
+    if getattr(given, "trace", None) is not None:
+        np.savez(given.trace, **emulator.columns())
+    return emulator
