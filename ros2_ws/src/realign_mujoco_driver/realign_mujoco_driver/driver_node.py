@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,21 +15,24 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float64, Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.errors import InputError
-from policies.interface import Policy, RobotSpec
+from policies.interface import Policy
 from policies.robots import get_robot
 from policies.runtime.planning import PlanningPolicy
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.commands import CommandReader
+from realign_driver.program import end_node, make_node, spinning, until_shutdown
+from realign_driver.qos import LATCHED, QOS
+from realign_driver.task import TaskPublisher, draw_goals
 from realign_mujoco_driver.cameras import Cameras
-from realign_mujoco_driver.voice import LATCHED, QOS, Voice
+from realign_mujoco_driver.voice import Voice
 from sim2real.sim.virtual_robot import Sensors, VirtualRobot, parse_faults
 from sim2real.tasks.camera_scene import solid_things
 
@@ -50,17 +52,16 @@ class DriverNode(Node):
         self.summary_path: str = value("summary_path", "")
         self.realtime_priority: int = value("realtime_priority", 0)
         seed: int = value("seed", 0)
-        goals: int = value("goals", 0)
-        self.goal_period_s: float = value("goal_period_s", 4.0)
         duration_s: float = value("duration_s", 0.0)
         self._missing = set(filter(None, value("wait_for", "").split(",")))
         self.progress: bool = value("progress", False)
         policy: str = value("policy", "")
         loaded = load_policy(Path(policy), self.robot) if policy else None
         spec = loaded.spec if loaded else None
-        self.goals = _goals(self.robot, goals, seed)
-        goal_time_s = len(self.goals) * self.goal_period_s
-        self.duration_s = duration_s or goal_time_s or (spec.duration_s if spec else None) or 10.0
+        goals_m = draw_goals(self.robot, value("goals", 0), seed)
+        self.task = TaskPublisher(self, self.robot, goals_m, value("goal_period_s", 4.0))
+        motion_s = spec.duration_s if spec else None
+        self.duration_s = duration_s or self.task.duration_s or motion_s or 10.0
         objects, places_m = solid_things(self.robot, seed)
         self.sim = VirtualRobot(
             self.robot,
@@ -74,11 +75,10 @@ class DriverNode(Node):
             places_m=places_m,
         )
         self.sim_s = self._told_s = 0.0
-        self._names = wire.NameMap(self.robot.joint_names, "joint_command")
+        self._reader = CommandReader(self, self.robot)
         self._command: np.ndarray | None = None
         self._command_stamp_ns = -1
         self._command_ns = 0
-        self._goal_index = -1
         self.voice = Voice(self, self.robot)
         self.cameras = self._cameras(loaded, seed)
         self._input = self.create_subscription(
@@ -116,19 +116,16 @@ class DriverNode(Node):
     # ---- messages -----------------------------------------------------------------------------
 
     def _on_command(self, msg: JointTrajectory) -> None:
-        try:
-            damping = bool(msg.points) and not msg.points[0].positions
-            command = None if damping else wire.trajectory_to_chunk(msg, self._names)
-        except InputError as error:
-            self.get_logger().error(str(error), throttle_duration_sec=1.0)
+        command = self._reader.read(msg)
+        if command is None:
             return
-        target = None if command is None else command.positions_rad[0]
+        target = command.target_rad
         if target is not None and not np.isfinite(target).all():
             self.get_logger().error("command with NaN or Inf ignored", throttle_duration_sec=1.0)
             return
         self._command = target
         self._command_ns = time.monotonic_ns()
-        self._command_stamp_ns = wire.stamp_to_ns(msg.header.stamp)
+        self._command_stamp_ns = command.stamp_ns
 
     def _on_gripper(self, msg: Float64) -> None:
         try:
@@ -140,18 +137,6 @@ class DriverNode(Node):
         self._lift.set()  # carried out by the thread that steps
         response.success, response.message = True, "hangs in its start pose until it is moved"
         return response
-
-    def _publish_task(self) -> None:
-        """The goal of this moment, and a marker where an episode starts."""
-        index = int(self.sim.elapsed_s / self.goal_period_s) if len(self.goals) else 0
-        if index == self._goal_index or (len(self.goals) and index >= len(self.goals)):
-            return
-        self._goal_index = index
-        task = f"{self.robot.name} motion"
-        if len(self.goals):
-            self.voice.publish_goal(self.sim.stamp_ns, self.goals[index])
-            task = "reach " + " ".join(f"{v:.3f}" for v in self.goals[index])
-        self.voice.publish_episode(self.sim.stamp_ns, index, task)
 
     # ---- time ---------------------------------------------------------------------------------
 
@@ -187,11 +172,21 @@ class DriverNode(Node):
     def _on_ready(self, msg: Header) -> None:
         self._missing.discard(msg.frame_id)
 
+    def play(self) -> float:
+        """Wait until everybody listens, then step for the whole run; returns wall s of motion."""
+        with SingleThreadedExecutor() as executor:
+            executor.add_node(self)
+            self.wait_for_listeners(executor)
+            if self.lockstep:
+                return self.run_lockstep(executor)
+            with spinning(self):
+                return self.run_realtime()
+
     def run_lockstep(self, executor: SingleThreadedExecutor) -> float:
         """Step only under the command that answers the present stamp; returns wall s of motion."""
         start = None
         while rclpy.ok() and not self.done:
-            self._publish_task()
+            self.task.publish(self.sim.stamp_ns, self.sim.elapsed_s)
             reading = self.sim.read()
             self._say(reading)
             asked = time.monotonic()
@@ -208,7 +203,7 @@ class DriverNode(Node):
         """Hang until the first command, then step on an absolute grid; returns wall s of motion."""
         deadline, start = time.monotonic_ns(), None
         while rclpy.ok() and not self.done:
-            self._publish_task()
+            self.task.publish(self.sim.stamp_ns, self.sim.elapsed_s)
             self._say(self.sim.read())
             deadline += self.sim.dt_ns
             time.sleep(max(deadline - time.monotonic_ns(), 0) / 1e9)
@@ -237,53 +232,22 @@ class DriverNode(Node):
         }
 
 
-def _goals(robot: RobotSpec, count: int, seed: int) -> np.ndarray:
-    if not count:
-        return np.zeros((0, 3))
-    from sim2real.tasks.reach import sample_goals
-
-    return sample_goals(robot, count, seed)
-
-
 def main() -> None:
     """Play the robot for the duration of the run."""
-    rclpy.init()
-    try:
-        node = DriverNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    node = make_node(DriverNode)
     prefer_realtime(node.realtime_priority)
-    spinner = threading.Thread(target=_spin, args=(executor,))
     wall_s = 0.0
     try:
-        node.wait_for_listeners(executor)
-        if node.lockstep:
-            wall_s = node.run_lockstep(executor)
-        else:
-            spinner.start()
-            wall_s = node.run_realtime()
-        node.wait_for_deliveries()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        with until_shutdown(), contextlib.suppress(KeyboardInterrupt):
+            wall_s = node.play()
+            node.wait_for_deliveries()
     finally:
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.summary(wall_s)))
-        executor.shutdown()
-        if spinner.is_alive():
-            spinner.join()
         if node.cameras is not None:
             node.cameras.close()
         node.sim.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    with contextlib.suppress(ExternalShutdownException):
-        executor.spin()
+        end_node(node)
 
 
 if __name__ == "__main__":

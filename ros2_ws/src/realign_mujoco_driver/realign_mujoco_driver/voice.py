@@ -1,23 +1,17 @@
-"""What the virtual robot says: sensor readings and the task, as ROS messages."""
+"""What the virtual robot says: sensor readings, as ROS messages."""
 
 from __future__ import annotations
 
-import numpy as np
-from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import Header
 
 from policies import messages as wire
 from policies.interface import RobotSpec
 from policies.rotation import rotate_inverse
+from realign_driver.qos import QOS
+from realign_driver.sensors import ImuPublisher, JointStatePublisher
 from sim2real.sim.virtual_robot import Sensors
-
-QOS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Voice:
@@ -25,12 +19,10 @@ class Voice:
 
     def __init__(self, node: Node, robot: RobotSpec) -> None:
         self.robot = robot
-        self._joint_states = node.create_publisher(JointState, "joint_states", QOS)
+        self._joint_states = JointStatePublisher(node, robot)
         self._clock = node.create_publisher(Clock, "/clock", 10)
-        self._imu = node.create_publisher(Imu, "imu", QOS)
+        self._imu = ImuPublisher(node, robot)
         self._odom = node.create_publisher(Odometry, "odom", QOS)
-        self._goal = node.create_publisher(PoseStamped, "goal", LATCHED)
-        self._episode = node.create_publisher(Header, "episode", LATCHED)
 
     def publish(self, reading: Sensors) -> None:
         """Send all sensors that are not silenced by a fault."""
@@ -39,23 +31,15 @@ class Voice:
         wire.set_stamp(clock.clock, stamp)
         self._clock.publish(clock)
         if reading.imu_quat_wxyz is not None:
-            imu = Imu()
-            imu.header.frame_id = self.robot.base_body
-            wire.set_stamp(imu.header.stamp, stamp)
-            wire.set_quat(imu.orientation, reading.imu_quat_wxyz)
-            wire.set_vector(imu.angular_velocity, reading.imu_gyro_rad_s)
-            wire.set_vector(imu.linear_acceleration, reading.imu_accel_m_s2)
-            self._imu.publish(imu)
+            self._imu.publish(
+                stamp, reading.imu_quat_wxyz, reading.imu_gyro_rad_s, reading.imu_accel_m_s2
+            )
         if reading.base is not None:
             self._publish_odometry(reading)
         if reading.qpos_rad is not None:
-            state = JointState(name=list(self.robot.joint_names))
-            state.header.frame_id = self.robot.base_body
-            wire.set_stamp(state.header.stamp, stamp)
-            state.position = wire.doubles(reading.qpos_rad)
-            state.velocity = wire.doubles(reading.qvel_rad_s)
-            state.effort = wire.doubles(reading.effort_nm)
-            self._joint_states.publish(state)
+            self._joint_states.publish(
+                stamp, reading.qpos_rad, reading.qvel_rad_s, reading.effort_nm
+            )
 
     def _publish_odometry(self, reading: Sensors) -> None:
         base, odom = reading.base, Odometry()
@@ -68,18 +52,3 @@ class Voice:
         wire.set_vector(odom.twist.twist.linear, linear)
         wire.set_vector(odom.twist.twist.angular, base.base_ang_vel_rad_s)
         self._odom.publish(odom)
-
-    def publish_goal(self, stamp_ns: int, goal_m: np.ndarray) -> None:
-        """Send the end effector's goal, (3,) m in the base frame."""
-        goal = PoseStamped()
-        goal.header.frame_id = self.robot.base_body
-        wire.set_stamp(goal.header.stamp, stamp_ns)
-        wire.set_vector(goal.pose.position, goal_m)
-        goal.pose.orientation.w = 1.0
-        self._goal.publish(goal)
-
-    def publish_episode(self, stamp_ns: int, index: int, task: str) -> None:
-        """Mark the start of an episode."""
-        marker = Header(frame_id=f"{index} {task}")
-        wire.set_stamp(marker.stamp, stamp_ns)
-        self._episode.publish(marker)
