@@ -8,21 +8,14 @@ kept, so that an evaluation can tell obedience from chance.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.errors import InputError
-from policies.evaluation.environment import EnvironmentSpec, Outcome, Seen
+from policies.evaluation.environment import Seen
 from policies.interface import Float
 from policies.robots import get_robot
-from policies.runtime.action_queue import Hold
-from policies.runtime.upsampling import Upsampler
-from sim2real.sim.camera_rig import CameraRig
 from sim2real.sim.kinematics import Kinematics
-from sim2real.sim.stepper import Stepper, default_state
-from sim2real.tasks.language_phrases import Phrasing, draw_phrase
+from sim2real.tasks.language_phrases import Phrasing
+from sim2real.tasks.language_task import LanguageTask, told_tasks, told_thing
 from sim2real.tasks.panda_scene import (
     CLOSE_VIEWS,
     NAMES,
@@ -33,27 +26,17 @@ from sim2real.tasks.panda_scene import (
 )
 
 PREFIX = "language-pick"
-TASKS = (PREFIX, *(f"{PREFIX}-{name}" for name in NAMES))
+TASKS = told_tasks(PREFIX)
 """The first asks for another thing in every run, the others always for the same. It is made for
 demonstrations: half of its runs start close above a thing, with the hand open, closed or in
 between, as after a grasp that has failed."""
 LIFT_M = 0.08
+MAX_STEPS = 90
 _ROBOT = get_robot("panda_hand")
 _ARM = slice(0, 7)
-_START_SPREAD_RAD = 0.05
 _NEAR_SPREAD_RAD = 0.01
 _NEAR_M = ((-0.05, -0.05, 0.05), (0.05, 0.05, 0.20))  # of the hand from a thing
 _OPEN_M = 0.038
-
-SPEC = EnvironmentSpec(
-    name=PREFIX,
-    state_names=tuple(f"qpos/{joint}" for joint in _ROBOT.joint_names),
-    action_names=tuple(f"position/{joint}" for joint in _ROBOT.joint_names),
-    rate_hz=10.0,
-    max_steps=90,
-    hold=Hold(rest=tuple(_ROBOT.default_rad.tolist()), keep=(True,) * _ROBOT.n),
-    smooth=(True,) * 7 + (False,),
-)
 
 
 def lifted_thing(rise_m: Float) -> int | None:
@@ -66,24 +49,13 @@ def lifted_thing(rise_m: Float) -> int | None:
     return highest if rise_m[highest] >= LIFT_M else None
 
 
-class LanguagePick:
+class LanguagePick(LanguageTask):
     """The environment: state is the joint positions, action the commanded ones, rad and m.
-
-    The scene of a seed is the same whatever is asked for.
 
     Args:
         task: one of :data:`TASKS`.
-        instruction: what the policy is told in every run, whatever the task counts as success;
-            None to say what the task is.
-        phrasing: words that are used to say it.
+        instruction, phrasing, look_every: see :class:`LanguageTask`.
         views: where the front camera stands.
-        look_every: steps from one image to the next; in between the last one is shown again. A
-            policy that is asked every so many steps sees the same and waits less for the cameras.
-
-    Attributes:
-        target: index of the thing that this run is about.
-        lifted: index of the thing that was lifted, or None as yet.
-        places_m: centres of the things at the start, (4, 3), m.
 
     Raises:
         InputError: no such task.
@@ -98,90 +70,52 @@ class LanguagePick:
         views: Views = CLOSE_VIEWS,
         look_every: int = 1,
     ) -> None:
-        if task not in TASKS:
-            raise InputError(f"task: expected one out of {list(TASKS)}, got {task!r}")
-        self.spec = replace(SPEC, name=task)
-        self._thing = NAMES.index(task.removeprefix(f"{PREFIX}-")) if task != PREFIX else None
-        self._said, self._phrasing = instruction, phrasing
-        self.kinematics = Kinematics(_ROBOT)
-        self._stepper = Stepper(_ROBOT, objects=SMALL_THINGS)
-        self._rig = CameraRig(_ROBOT, SMALL_THINGS, views.cameras())
-        self._upsampler = Upsampler(round(_ROBOT.control_rate_hz / SPEC.rate_hz))
-        self.target, self.lifted = 0, None
-        self.places_m: Float = np.zeros((len(SMALL_THINGS), 3))
-        self.instruction = ""
-        self._look_every, self._steps = look_every, 0
-        self._images: dict[str, NDArray[np.uint8]] = {}
-
-    target: int
-    lifted: int | None
-
-    def reset(self, seed: int) -> Seen:
-        """Start near the default pose, with the places of ``seed``."""
-        rng = np.random.default_rng(seed)
-        self.places_m = draw_small_places(rng)
-        self.target = seed % len(NAMES) if self._thing is None else self._thing
-        self.lifted = None
-        self._steps = 0
-        said = self._said
-        self.instruction = (
-            draw_phrase(NAMES[self.target], self._phrasing, seed, "pick") if said is None else said
-        )
-        near = self._thing is None and bool(rng.integers(2))
-        pose = self._near_pose(rng) if near else _ROBOT.default_rad.copy()
-        pose[_ARM] += rng.normal(0.0, _NEAR_SPREAD_RAD if near else _START_SPREAD_RAD, 7)
-        pose = np.clip(pose, _ROBOT.lower_rad, _ROBOT.upper_rad)
-        self._stepper.things.place(self.places_m)
-        self._stepper.reset(default_state(_ROBOT, pose))
-        self._upsampler.reset()
-        self._upsampler.commands(pose)
-        return self._seen()
-
-    def _near_pose(self, rng: np.random.Generator) -> Float:
-        """A pose close above a thing, more often than not the one that is asked for, (8,)."""
-        index = self.target if rng.integers(2) else int(rng.integers(len(NAMES)))
-        goal_m = self.places_m[index] + rng.uniform(*_NEAR_M)
-        pose = _ROBOT.default_rad.copy()
-        for _ in range(_ITERATIONS):
-            pose[_ARM] += hand_step(self.kinematics, pose, goal_m)
-        pose[-1] = rng.choice([_OPEN_M, rng.uniform(0.0, _OPEN_M), 0.0])
-        return pose
-
-    def step(self, action: Float) -> Outcome:
-        """Go to the commanded positions, (8,), rad and m, in 0.1 s.
-
-        Raises:
-            InputError: the action is not finite.
-        """
-        if action.shape != (_ROBOT.n,) or not np.isfinite(action).all():
-            raise InputError(f"{PREFIX}: expected {_ROBOT.n} finite positions, got {action}")
-        limited = np.clip(action, _ROBOT.lower_rad, _ROBOT.upper_rad)
-        for command in self._upsampler.commands(limited):
-            self._stepper.step(command)
-        if self.lifted is None:
-            self.lifted = lifted_thing(self.things_m[:, 2] - self.places_m[:, 2])
-        return Outcome(
-            seen=self._seen(),
-            success=self.lifted == self.target,
-            failure=self.lifted not in (None, self.target),
+        _, thing = told_thing(task, TASKS)
+        super().__init__(
+            task,
+            thing,
+            robot=_ROBOT.name,
+            deed="pick",
+            things=SMALL_THINGS,
+            solid=True,
+            cameras=views.cameras(),
+            max_steps=MAX_STEPS,
+            instruction=instruction,
+            phrasing=phrasing,
+            look_every=look_every,
         )
 
     @property
-    def poses(self) -> Float:
+    def lifted(self) -> int | None:
+        """Index of the thing that was lifted, or None as yet."""
+        return self.done_to
+
+    @property
+    def objects(self) -> Float:
         """Centres, m, and orientations, wxyz, of the things now, (4, 7)."""
         return self._stepper.things.poses
 
     @property
     def things_m(self) -> Float:
         """Where the centres of the things are now, (4, 3), m."""
-        return self.poses[:, :3]
+        return self.objects[:, :3]
 
-    def _seen(self) -> Seen:
-        qpos = self._stepper.state.qpos_rad
-        if self._steps % self._look_every == 0:
-            self._images = dict(self._rig.images(qpos, self.poses))
-        self._steps += 1
-        return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
+    def _draw_places(self, rng: np.random.Generator) -> Float:
+        return draw_small_places(rng)
+
+    def _draw_pose(self, rng: np.random.Generator) -> Float:
+        if self._thing is not None or not rng.integers(2):
+            return super()._draw_pose(rng)
+        index = self.target if rng.integers(2) else int(rng.integers(len(NAMES)))
+        goal_m = self.places_m[index] + rng.uniform(*_NEAR_M)
+        pose = _ROBOT.default_rad.copy()
+        for _ in range(_ITERATIONS):
+            pose[_ARM] += hand_step(self.kinematics, pose, goal_m)
+        pose[-1] = rng.choice([_OPEN_M, rng.uniform(0.0, _OPEN_M), 0.0])
+        return self._spread(rng, pose, _NEAR_SPREAD_RAD)
+
+    def _judge(self) -> int | None:
+        return lifted_thing(self.things_m[:, 2] - self.places_m[:, 2])
 
 
 _DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's axes, when it points to the floor

@@ -11,43 +11,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.errors import InputError
-from policies.evaluation.environment import EnvironmentSpec, Outcome, Seen
-from policies.interface import Float, RobotSpec
-from policies.robots import get_robot
-from policies.runtime.action_queue import Hold
-from policies.runtime.upsampling import Upsampler
-from sim2real.sim.camera_rig import CameraRig
-from sim2real.sim.kinematics import Kinematics
-from sim2real.sim.stepper import Stepper, default_state
-from sim2real.tasks.language_phrases import Phrasing, draw_phrase
-from sim2real.tasks.panda_scene import NAMES, THINGS, Views
+from policies.evaluation.environment import Seen
+from policies.interface import Float
+from sim2real.tasks.language_phrases import Phrasing
+from sim2real.tasks.language_task import LanguageTask, told_tasks, told_thing
+from sim2real.tasks.panda_scene import THINGS, Views
 from sim2real.tasks.reach import solve_goal
 from sim2real.tasks.touch_scenes import PANDA_TOUCH, SO101_TOUCH, TouchScene
 
 PREFIX = "language-touch"
 SCENES = {PREFIX: PANDA_TOUCH, f"{PREFIX}-so101": SO101_TOUCH}
 """Task that asks for another thing in every run -> its scene."""
-TASKS = tuple(task for scene in SCENES for task in (scene, *(f"{scene}-{name}" for name in NAMES)))
+TASKS = tuple(task for scene in SCENES for task in told_tasks(scene))
 """Those that end with the name of a thing always ask for the same."""
-_START_SPREAD_RAD = 0.05
+_MAX_STEPS = 60
 _STEP_RAD = 0.08
 _GAIN = 0.4
 _UP = np.array([0.0, 0.0, 1.0])
-
-
-def _spec(task: str, robot: RobotSpec) -> EnvironmentSpec:
-    return EnvironmentSpec(
-        name=task,
-        state_names=tuple(f"qpos/{joint}" for joint in robot.joint_names),
-        action_names=tuple(f"position/{joint}" for joint in robot.joint_names),
-        rate_hz=10.0,
-        max_steps=60,
-        hold=Hold(rest=tuple(robot.default_rad.tolist()), keep=(True,) * robot.n),
-        smooth=(True,) * robot.n,
-    )
 
 
 def nearest_thing(places_m: Float, hand_m: Float, scene: TouchScene = PANDA_TOUCH) -> int | None:
@@ -63,26 +45,16 @@ def nearest_thing(places_m: Float, hand_m: Float, scene: TouchScene = PANDA_TOUC
     return nearest if away[nearest] < scene.tolerance_m else None
 
 
-class LanguageTouch:
+class LanguageTouch(LanguageTask):
     """The environment: state is the joint positions, action the commanded ones, rad.
-
-    The scene of a seed is the same whatever is asked for.
 
     Args:
         task: one of :data:`TASKS`.
-        instruction: what the policy is told in every run, whatever the task counts as success;
-            None to say what the task is.
-        phrasing: words that are used to say it.
+        instruction, phrasing, look_every: see :class:`LanguageTask`.
         views: where the Panda's front camera stands; None for where it usually does.
-        look_every: steps from one image to the next; in between the last one is shown again. A
-            policy that is asked every so many steps sees the same and waits less for the cameras.
 
     Attributes:
         scene: arm and things.
-        robot: the arm.
-        target: index of the thing that this run is about.
-        touched: index of the thing that was touched, or None as yet.
-        places_m: centres of the things, (4, 3), m.
 
     Raises:
         InputError: no such task.
@@ -97,78 +69,32 @@ class LanguageTouch:
         views: Views | None = None,
         look_every: int = 1,
     ) -> None:
-        if task not in TASKS:
-            raise InputError(f"task: expected one out of {list(TASKS)}, got {task!r}")
-        stem, _, name = task.rpartition("-")
-        self._thing = NAMES.index(name) if name in NAMES else None
-        self.scene = scene = SCENES[task if self._thing is None else stem]
-        self._said, self._phrasing = instruction, phrasing
-        self.robot = robot = get_robot(scene.robot)
-        self.spec = _spec(task, robot)
-        self.kinematics = Kinematics(robot)
-        self._stepper = Stepper(robot)
-        things = tuple(replace(thing, half_size_m=scene.half_size_m) for thing in THINGS)
-        self._rig = CameraRig(robot, things, views.cameras() if views else scene.cameras)
-        self._upsampler = Upsampler(round(robot.control_rate_hz / self.spec.rate_hz))
-        self.target, self.touched = 0, None
-        self.places_m: Float = np.zeros((len(THINGS), 3))
-        self.instruction = ""
-        self._look_every, self._steps = look_every, 0
-        self._images: dict[str, NDArray[np.uint8]] = {}
-
-    target: int
-    touched: int | None
-
-    def reset(self, seed: int) -> Seen:
-        """Start near the default pose, with the places of ``seed``."""
-        rng = np.random.default_rng(seed)
-        self.places_m = self.scene.places(rng)
-        self.target = seed % len(THINGS) if self._thing is None else self._thing
-        self.touched = None
-        self._steps = 0
-        said = self._said
-        self.instruction = (
-            draw_phrase(NAMES[self.target], self._phrasing, seed) if said is None else said
-        )
-        robot = self.robot
-        pose = robot.default_rad + rng.normal(0.0, _START_SPREAD_RAD, robot.n)
-        pose = np.clip(pose, robot.lower_rad, robot.upper_rad)
-        self._stepper.reset(default_state(robot, pose))
-        self._upsampler.reset()
-        self._upsampler.commands(pose)
-        return self._seen()
-
-    def step(self, action: Float) -> Outcome:
-        """Go to the commanded positions, (n,), rad, in 0.1 s.
-
-        Raises:
-            InputError: the action is not finite.
-        """
-        robot = self.robot
-        if action.shape != (robot.n,) or not np.isfinite(action).all():
-            raise InputError(f"{PREFIX}: expected {robot.n} finite positions, got {action}")
-        limited = np.clip(action, robot.lower_rad, robot.upper_rad)
-        for command in self._upsampler.commands(limited):
-            self._stepper.step(command)
-        if self.touched is None:
-            self.touched = nearest_thing(self.places_m, self.hand_m, self.scene)
-        return Outcome(
-            seen=self._seen(),
-            success=self.touched == self.target,
-            failure=self.touched not in (None, self.target),
+        name, thing = told_thing(task, TASKS)
+        self.scene = scene = SCENES[name]
+        super().__init__(
+            task,
+            thing,
+            robot=scene.robot,
+            deed="touch",
+            things=[replace(one, half_size_m=scene.half_size_m) for one in THINGS],
+            solid=False,
+            cameras=views.cameras() if views else scene.cameras,
+            max_steps=_MAX_STEPS,
+            instruction=instruction,
+            phrasing=phrasing,
+            look_every=look_every,
         )
 
     @property
-    def hand_m(self) -> Float:
-        """Position of the finger tips in the world, (3,), m."""
-        return self.kinematics.end_effector(self._stepper.state.qpos_rad)[0]
+    def touched(self) -> int | None:
+        """Index of the thing that was touched, or None as yet."""
+        return self.done_to
 
-    def _seen(self) -> Seen:
-        qpos = self._stepper.state.qpos_rad
-        if self._steps % self._look_every == 0:
-            self._images = dict(self._rig.images(qpos, self.places_m))
-        self._steps += 1
-        return Seen(state=qpos.copy(), images=dict(self._images), instruction=self.instruction)
+    def _draw_places(self, rng: np.random.Generator) -> Float:
+        return self.scene.places(rng)
+
+    def _judge(self) -> int | None:
+        return nearest_thing(self.places_m, self.hand_m, self.scene)
 
 
 class LanguageTouchExpert:

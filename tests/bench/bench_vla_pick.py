@@ -31,7 +31,8 @@ from sim2real.results import write_json
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 from sim2real.tasks.language_phrases import Phrasing, draw_phrase
-from sim2real.tasks.language_pick import PREFIX, SPEC, LanguagePick, lifted_thing
+from sim2real.tasks.language_pick import MAX_STEPS, PREFIX, LanguagePick, lifted_thing
+from sim2real.tasks.language_task import RATE_HZ
 from sim2real.tasks.panda_scene import NAMES
 
 
@@ -94,7 +95,7 @@ def _lifted_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
             instruction=draw_phrase(said, "train", seed, "pick"),
             action_horizon=args.action_horizon,
             lockstep=True,
-            duration_s=SPEC.max_steps / SPEC.rate_hz,
+            duration_s=MAX_STEPS / RATE_HZ,
             seed=seed,
         )
         rise_m = run(config, progress=False)["rise_m"]

@@ -33,7 +33,7 @@ def main() -> int:
     seen, columns = environment.reset(_SEED), []
     for step in range(_SHOWN[-1] + 1):
         if step in _SHOWN:
-            columns.append(np.vstack(list(rig.images(seen.state, environment.poses).values())))
+            columns.append(np.vstack(list(rig.images(seen.state, environment.objects).values())))
         seen = environment.step(expert.act(seen)).seen
     cv2.imwrite(str(out), cv2.cvtColor(np.hstack(columns), cv2.COLOR_RGB2BGR))
     return 0

@@ -15,7 +15,8 @@ from sim2real.graph import Graph, watch
 from sim2real.sim.kinematics import Kinematics
 from sim2real.sim.virtual_robot import VirtualRobot
 from sim2real.tasks.camera_scene import solid_things
-from sim2real.tasks.language_pick import LIFT_M, SPEC, LanguagePickExpert
+from sim2real.tasks.language_pick import LIFT_M, LanguagePickExpert
+from sim2real.tasks.language_task import RATE_HZ
 from sim2real.tasks.panda_scene import NAMES
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
@@ -33,7 +34,7 @@ def commands_to_lift(name: str) -> tuple[np.ndarray, dict[str, float]]:
     for _ in range(STEPS):
         scene.things_m = robot.objects[:, :3]
         goal = expert.act(Seen(state=robot.read().qpos_rad))
-        for row in np.linspace(told[-1], goal, round(rate_hz / SPEC.rate_hz) + 1)[1:]:
+        for row in np.linspace(told[-1], goal, round(rate_hz / RATE_HZ) + 1)[1:]:
             told.append(np.clip(row, PANDA_HAND.lower_rad, PANDA_HAND.upper_rad))
             robot.step(told[-1])
     return np.array(told[1:]), robot.rise_m

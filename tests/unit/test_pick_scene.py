@@ -25,7 +25,7 @@ from sim2real.tasks.camera_scene import CameraScene, solid_things
 from sim2real.tasks.language_phrases import PHRASINGS, phrases
 from sim2real.tasks.language_pick import (
     LIFT_M,
-    SPEC,
+    MAX_STEPS,
     TASKS,
     LanguagePick,
     LanguagePickExpert,
@@ -42,7 +42,7 @@ def environment() -> LanguagePick:
     return LanguagePick(look_every=1000)
 
 
-def lift(environment: LanguagePick, seed: int, target: int | None = None, steps=SPEC.max_steps):
+def lift(environment: LanguagePick, seed: int, target: int | None = None, steps=MAX_STEPS):
     """Outcome of the expert's run; ``target`` is what it lifts in the place of what it is told."""
     expert = LanguagePickExpert(environment)
     seen, told = environment.reset(seed), environment.target
