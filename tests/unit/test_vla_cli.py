@@ -52,6 +52,26 @@ def test_train_inspect_and_evaluate_by_instruction(folder, capsys):
     assert "expected a task with instructions" in capsys.readouterr().err
 
 
+def test_training_goes_on_with_replay_of_what_was_learnt(folder, capsys):
+    shape = ["--width", "32", "--depth", "1", "--steps", "2", "--batch", "4"]
+    words = ["policy", "train", f"{folder}/demos", *shape, "--observation-horizon", "1"]
+    told = [*words, "--kind", "vla", "--robot", "panda"]
+    assert main([*told, "--out", f"{folder}/first"]) == 0
+    again = [*told, "--replay", f"{folder}/demos"]
+    assert main([*again, "--init", f"{folder}/first", "--out", f"{folder}/second"]) == 0
+    rates = []
+    for name in ("first", "second"):
+        config = json.loads((folder / name / "config.json").read_text())
+        rates.append(config["embodiments"]["panda"]["provenance"]["learning_rate"])
+    assert rates == ["0.001", "0.0003"]
+    capsys.readouterr()
+    assert main([*again, "--out", f"{folder}/third"]) == 2
+    assert "there is no --init" in capsys.readouterr().err
+    flow = [*words, "--kind", "flow", "--replay", f"{folder}/demos", "--out", f"{folder}/flow"]
+    assert main(flow) == 2
+    assert "kind vla" in capsys.readouterr().err
+
+
 def test_a_dataset_says_what_was_asked_for(folder):
     import pyarrow.parquet as pq
 
