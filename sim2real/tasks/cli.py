@@ -30,7 +30,7 @@ EXPERT_NOISE = {
     "obstacle": 0.05,
     "panda-ball": 0.02,
     **dict.fromkeys(language_touch.TASKS, 0.02),
-    **dict.fromkeys(language_pick.TASKS, 0.008),
+    **dict.fromkeys(language_pick.TASKS, 0.006),
 }
 
 

@@ -122,7 +122,8 @@ _DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's axes, when it points to the flo
 _ITERATIONS = 30
 _ROTATION_WEIGHT, _POSTURE_WEIGHT = 0.3, 0.02
 _STEP_M = 0.04
-_GAIN = 0.8
+_GAIN = 0.5
+_SLOW_M, _SLOW_BELOW_M = 0.015, 0.06  # a step close to the thing, and where that is
 _STEP_RAD = 0.12
 _SLOPE = 3.0  # height above the thing, for each metre that the hand is aside of it
 _ABOVE_M = 0.10
@@ -187,7 +188,8 @@ class LanguagePickExpert:
         else:
             goal_m[2] += np.clip(_SLOPE * (aside - _CENTRED_M), 0.0, _ABOVE_M)
         way = _GAIN * (goal_m - hand_m)
-        way *= min(1.0, _STEP_M / max(float(np.linalg.norm(way)), 1e-9))
+        longest_m = _SLOW_M if grip == _OPEN_M and height < _SLOW_BELOW_M else _STEP_M
+        way *= min(1.0, longest_m / max(float(np.linalg.norm(way)), 1e-9))
         step = hand_step(self._environment.kinematics, qpos, hand_m + way)
         step *= min(1.0, _STEP_RAD / max(float(np.abs(step).max()), 1e-9))
         return np.append(qpos[_ARM] + step, grip)

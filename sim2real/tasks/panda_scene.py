@@ -26,8 +26,8 @@ SMALL_HALF_SIZE_M = 0.022
 SMALL_THINGS = tuple(replace(thing, half_size_m=SMALL_HALF_SIZE_M) for thing in THINGS)
 """The same in a size that goes between the fingers."""
 _AREA_M = np.array([[0.36, -0.28], [0.62, 0.28]])
-_SMALL_AREA_M = np.array([[0.38, -0.22], [0.60, 0.22]])
-_APART_M = 0.14
+_SMALL_AREA_M = np.array([[0.40, -0.18], [0.58, 0.18]])
+_APART_M, _SMALL_APART_M = 0.14, 0.12
 _FRONT, _HAND = "front", "hand"
 
 
@@ -78,17 +78,17 @@ MOVED_VIEWS = Views(azimuth_deg=80.0, height_m=0.8)
 
 def draw_places(rng: np.random.Generator) -> Float:
     """Centres of the things, not too close to each other, (4, 3), m."""
-    return _apart(rng, _AREA_M, HALF_SIZE_M)
+    return _apart(rng, _AREA_M, _APART_M, HALF_SIZE_M)
 
 
 def draw_small_places(rng: np.random.Generator) -> Float:
     """Centres of the small things, (4, 3), m."""
-    return _apart(rng, _SMALL_AREA_M, SMALL_HALF_SIZE_M)
+    return _apart(rng, _SMALL_AREA_M, _SMALL_APART_M, SMALL_HALF_SIZE_M)
 
 
-def _apart(rng: np.random.Generator, area_m: Float, height_m: float) -> Float:
+def _apart(rng: np.random.Generator, area_m: Float, apart_m: float, height_m: float) -> Float:
     while True:
         places = rng.uniform(area_m[0], area_m[1], (len(THINGS), 2))
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)
-        if gaps[np.triu_indices(len(THINGS), 1)].min() >= _APART_M:
+        if gaps[np.triu_indices(len(THINGS), 1)].min() >= apart_m:
             return np.column_stack([places, np.full(len(THINGS), height_m)])
