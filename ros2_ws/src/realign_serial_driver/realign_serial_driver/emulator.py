@@ -11,19 +11,20 @@ Any program may open them as serial ports, ours or another; bytes take the time 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policies.checkpoint import load_policy
-from policies.errors import InputError
 from policies.robots import get_robot
-from policies.runtime.scheduling import prefer_realtime
+from realign_driver.emulation import (
+    add_process_options,
+    add_robot_options,
+    play,
+    start_pose_rad,
+)
 from realign_serial_driver import button, robotiq, sts
 from realign_serial_driver.modbus_frames import RequestParser
 from realign_serial_driver.pty_port import PtyPort
@@ -35,6 +36,15 @@ from realign_serial_driver.sts import Packet, Parser
 NS = 1_000_000_000
 SERVO_BAUD = 1_000_000
 _TICK_NS = 5_000_000
+_TRACE = np.dtype(
+    [
+        ("t_ns", "<i8"),
+        ("written", "?"),
+        ("moved_rad", "<f8"),
+        ("torque", "?"),
+        ("speed_rad_s", "<f8"),
+    ]
+)
 
 
 class Emulator:
@@ -79,6 +89,10 @@ class Emulator:
     def summary(self) -> dict[str, Any]:
         """What the device saw."""
         return {"bytes_in": self.port.bytes_in, "bytes_out": self.port.bytes_out}
+
+    def columns(self) -> dict[str, Any]:
+        """What each moment brought; nothing is remembered of a device without an arm."""
+        return {}
 
 
 class ArmEmulator(Emulator):
@@ -163,6 +177,11 @@ class ArmEmulator(Emulator):
             "lost_s": bench.lost_s,
         }
 
+    def columns(self) -> dict[str, Any]:
+        """What each write and each moment brought."""
+        rows = np.array(self.trace or [(0, False, 0.0, False, 0.0)], dtype=_TRACE)
+        return {name: rows[name] for name in rows.dtype.names}
+
 
 class GripperEmulator(Emulator):
     """A Robotiq gripper.
@@ -222,20 +241,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="emulator", description=__doc__)
     devices = parser.add_subparsers(dest="device", required=True)
     for device, text in (("arm", "servo bus"), ("gripper", "Robotiq"), ("button", "e-stop")):
-        add = devices.add_parser(device, help=text).add_argument
+        of_device = devices.add_parser(device, help=text)
+        add = of_device.add_argument
         add("--link", type=Path, required=True, help="path under which others find the port")
-        add("--realtime-priority", type=int, default=0, help="SCHED_FIFO priority")
-        add("--summary", type=Path, default=None, help="JSON file to write at the end")
-        if device == "arm":
+        if device != "arm":
+            add_process_options(of_device)
+        else:
+            add_robot_options(of_device, faults="drop=0.01,dead=3@2:0.05")
             add("--robot", default="so101", help="arm of bus servos")
             add("--calibration", type=Path, default=None, help="file for this arm's calibration")
-            add("--policy", type=Path, default=None, help="checkpoint whose start pose to take")
-            add("--gap", default="none", help="dynamics gap")
-            add("--seed", type=int, default=0, help="start pose, how servos sit, lost replies")
-            add("--faults", default="", help="e.g. drop=0.01,dead=3@2:0.05")
             add("--factory", action="store_true", help="servos that nobody has homed")
             add("--baud", type=int, default=SERVO_BAUD, help="speed of the wire")
-            add("--trace", type=Path, default=None, help="npz file with what each write brought")
         if device == "gripper":
             add("--object-m", type=float, default=None, help="width between the fingers, m")
     return parser.parse_args()
@@ -243,12 +259,11 @@ def _arguments() -> argparse.Namespace:
 
 def _arm(given: argparse.Namespace) -> ArmEmulator:
     robot = get_robot(given.robot)
-    spec = load_policy(given.policy, robot).spec if given.policy else None
     bench = ServoBench(
         robot,
         seed=given.seed,
         gap=given.gap,
-        start_pose_rad=np.array(spec.start_pose_rad) if spec else None,
+        start_pose_rad=start_pose_rad(given.policy, robot),
         faults=parse_faults(given.faults),
         homed=not given.factory,
     )
@@ -273,32 +288,7 @@ def _open(given: argparse.Namespace) -> Emulator:
 def main() -> None:
     """Play the device until SIGINT or SIGTERM."""
     given = _arguments()
-    try:
-        emulator = _open(given)
-        signal.signal(signal.SIGINT, emulator.stop)
-        signal.signal(signal.SIGTERM, emulator.stop)
-        prefer_realtime(given.realtime_priority)
-        emulator.run()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:  # while it was still being built
-        raise SystemExit(130) from None
-    emulator.port.close()
-    if given.summary is not None:
-        given.summary.write_text(json.dumps(emulator.summary()))
-    if getattr(given, "trace", None) is not None:
-        assert isinstance(emulator, ArmEmulator)
-        rows = emulator.trace or [(0, False, 0.0, False, 0.0)]
-        t_ns, written, moved, torque, speed = zip(*rows, strict=True)
-        np.savez(
-            given.trace,
-            t_ns=np.array(t_ns),
-            written=np.array(written),
-            moved_rad=np.array(moved),
-            torque=np.array(torque),
-            speed_rad_s=np.array(speed),
-        )
+    play(lambda: _open(given), given).port.close()
 
 
 if __name__ == "__main__":
