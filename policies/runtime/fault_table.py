@@ -64,6 +64,32 @@ FAULT_TABLE = (
         limit_s=0.07,
     ),
     FaultRow(
+        name="camera_silent",
+        fault="a camera's images stop",
+        detection="stamp of the newest image, 0.2 s before that of the joint states",
+        reaction="the policy does not answer: HOLD, then DAMP; goes on if they come back within "
+        "0.5 s",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+    ),
+    FaultRow(
+        name="camera_frozen",
+        fault="a camera repeats one image under new stamps",
+        detection="bit-equal for 0.5 s while a joint moves by 0.2 rad; in real time",
+        reaction="as `camera_silent`",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+    ),
+    FaultRow(
+        name="camera_garbled",
+        fault="images of another size or encoding, cut off, or no images at all",
+        detection="each image is checked before it is decoded",
+        reaction="the policy does not answer that one: one bad image is a delay, many are HOLD, "
+        "then DAMP",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+    ),
+    FaultRow(
         name="stale_observation",
         fault="a chunk answers an old observation, or overtakes another, or is from the future",
         detection="the chunk carries the stamp of its observation: 0.3 s old, older than the chunk "
@@ -112,6 +138,7 @@ FAULT_TABLE = (
         detection="caught around the model and typed; to the guard it is silence",
         reaction="no further answers until it is activated again; HOLD, then DAMP",
         reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
         limit_s=0.06,
     ),
     FaultRow(
@@ -122,6 +149,44 @@ FAULT_TABLE = (
         reasons=(Reason.POLICY_SILENT,),
         in_graph=True,
         limit_s=0.06,
+    ),
+    FaultRow(
+        name="worker_killed",
+        fault="the interpreter that evaluates a LeRobot policy ends, or does not answer",
+        detection="its connection ends; a time limit on each answer",
+        reaction="no further answers until it is activated again, which starts another; HOLD, then "
+        "DAMP; the policy's node lives on and says why",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+    ),
+    FaultRow(
+        name="server_killed",
+        fault="the server of a remote policy ends (kill -9)",
+        detection="the connection ends",
+        reaction="the plan goes on to its end (80 ms), then as `worker_killed`; activated again it "
+        "connects again",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+        limit_s=0.14,
+    ),
+    FaultRow(
+        name="server_slow",
+        fault="the server of a remote policy does not answer in time",
+        detection="a time limit on each answer; to the guard it is silence before",
+        reaction="as `server_killed`; the connection is closed: no answer can come too late",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+        limit_s=0.14,
+    ),
+    FaultRow(
+        name="server_garbage",
+        fault="the server of a remote policy sends nonsense, NaN, 2 MB, or the answer to another "
+        "question",
+        detection="size before it is read, form before it is built, request id, shape, finiteness",
+        reaction="as `server_slow`",
+        reasons=(Reason.POLICY_SILENT,),
+        in_graph=True,
+        limit_s=0.14,
     ),
     FaultRow(
         name="guard_killed",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
+from array import array
+
 import numpy as np
 
 from policies.interface import Float
 
 _NS = 1_000_000_000
 _FROZEN_TRAVEL_RAD = 0.01
+_BLIND_TRAVEL_RAD = 0.2
+_BLIND_S = 0.5
 
 
 class OverrunWatch:
@@ -58,6 +63,44 @@ class FrozenWatch:
         if not np.any(np.abs(command_rad - self._command) > _FROZEN_TRAVEL_RAD):
             self._since_ns = now_ns
         return (now_ns - self._since_ns) / _NS
+
+
+class PictureWatch:
+    """Whether a camera shows what is there: its pictures are recent, and not always the same.
+
+    Noise makes each picture of a camera another one; in front of a simulated camera the robot does.
+    """
+
+    def __init__(self) -> None:
+        self._stamp_ns: int | None = None
+        self._digest: int | None = None
+        self._since_ns = 0
+        self._pose: Float | None = None
+        self._moved = False
+
+    def take(self, data: bytes | bytearray | memoryview | array[int], stamp_ns: int) -> None:
+        """Take note of a picture, its bytes as they came, and its stamp, ns."""
+        self._stamp_ns = stamp_ns
+        digest = zlib.crc32(data)
+        if digest != self._digest:
+            self._digest, self._since_ns = digest, stamp_ns
+            self._pose, self._moved = None, False
+
+    def is_silent(self, stamp_ns: int, max_age_s: float) -> bool:
+        """True if the newest picture is further than ``max_age_s`` from a stamp, or none came."""
+        return self._stamp_ns is None or abs(stamp_ns - self._stamp_ns) > round(max_age_s * _NS)
+
+    def is_frozen(self, stamp_ns: int, positions: Float) -> bool:
+        """True if the robot has moved under one picture, until there is another one.
+
+        Args:
+            stamp_ns: of the joint state, ns.
+            positions: of the joints, in any order that stays, rad.
+        """
+        if self._pose is None or self._pose.shape != positions.shape:
+            self._pose = positions
+        self._moved |= bool(np.any(np.abs(positions - self._pose) > _BLIND_TRAVEL_RAD))
+        return self._moved and (stamp_ns - self._since_ns) / _NS > _BLIND_S
 
 
 class RateWatch:

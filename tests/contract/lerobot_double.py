@@ -17,6 +17,7 @@ class Double:
     """Actions count up or down from the newest state; the task can be an order."""
 
     engine, version = "lerobot", "double"
+    asked, center = 0, None
 
     def answer(self, header, arrays):
         if header["op"] == "load":
@@ -44,6 +45,13 @@ class Double:
         if order == "garbage":
             os.write(int(sys.argv[1]), b"x" * 100)
         newest = arrays["state"][:, -1]
+        if order == "sway":  # to and fro about where it began, whatever it sees
+            self.center = newest if self.center is None else self.center
+            steps = 4 * self.asked + np.arange(self.steps, dtype=np.float32)
+            self.asked += 1
+            actions = np.repeat(self.center[:, None], self.steps, axis=1)
+            actions[..., 0] += 20.0 * np.sin(0.05 * steps)
+            return {}, {"actions": actions}
         images = [image[:, -1] for name, image in arrays.items() if name != "state"]
         if order == "look":  # a slow motion that the mean of each image tells apart
             seen = sum(0.01 * image.mean(axis=(1, 2, 3)) for image in images)

@@ -32,9 +32,27 @@ class Edge:
 
 
 class LiveGraph:
-    """Processes, an operator, and a peer that says what it likes."""
+    """Processes, an operator, and a peer that says what it likes.
 
-    def __init__(self, folder: Path, domain: int, context: Any) -> None:
+    Args:
+        folder: for logs and parameters.
+        domain: of ROS.
+        context: of rclpy.
+        robot: name of the robot.
+        policy: its checkpoint.
+        remap: topics of the policy's node.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        domain: int,
+        context: Any,
+        *,
+        robot: str = "panda",
+        policy: Path = CHECKPOINT,
+        remap: dict[str, str] | None = None,
+    ) -> None:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
         from sensor_msgs.msg import JointState
@@ -42,6 +60,7 @@ class LiveGraph:
 
         self.graph = Graph(folder, domain)
         self.folder = folder
+        self.robot, self.policy, self.remap = robot, policy, remap
         self.node = Node(f"peer_of_{folder.name}", context=context)
         self.state: Any = None
         self.node.create_subscription(JointState, "joint_states", self._on_state, 100)
@@ -61,20 +80,28 @@ class LiveGraph:
     # ---- processes ----------------------------------------------------------------------------
 
     def start_guard(self, chunks: str = "action_chunk", **parameters: Any) -> Process:
-        common = {"robot": "panda", "lockstep": False, "auto_arm": True, **SLACK}
+        common = {"robot": self.robot, "lockstep": False, "auto_arm": True, **SLACK}
         remap = {"action_chunk": chunks}
         return self.graph.start(
             "guard", "realign_policy.guard_node", common | parameters, remap=remap
         )
 
-    def start_policy(self, policy: Path = CHECKPOINT) -> Process:
-        parameters = {"robot": "panda", "policy": str(policy), "autostart": True}
-        return self.graph.start("policy", "realign_policy.policy_node", parameters)
+    def start_policy(self, policy: Path | None = None) -> Process:
+        path = str(policy or self.policy)
+        parameters = {"robot": self.robot, "policy": path, "autostart": True}
+        return self.graph.start(
+            "policy", "realign_policy.policy_node", parameters, remap=self.remap
+        )
+
+    def restart_policy(self) -> None:
+        """Another policy in place of one that has failed."""
+        self.kill("policy")
+        self.start_policy()
 
     def start_driver(self) -> Process:
         parameters = {
-            "robot": "panda",
-            "policy": str(CHECKPOINT),
+            "robot": self.robot,
+            "policy": str(self.policy),
             "duration_s": 600.0,
             "goals": 1,
             "goal_period_s": 600.0,
@@ -129,6 +156,10 @@ class LiveGraph:
 
         return self.wait(find, f"-> {new}: {reasons}")
 
+    def first_stop(self, since: float) -> Edge | None:
+        """The first time that the guard held or stopped the robot after a time."""
+        return next((e for e in self.edges(since) if e.new in ("hold", "damp")), None)
+
     def guard_state(self) -> str:
         edges = self.edges()
         return edges[-1].new if edges else "unconfigured"
@@ -158,6 +189,44 @@ class LiveGraph:
                 self.start_policy()
                 silent = deadline
             time.sleep(0.1)
+
+    def assert_silenced_by(
+        self,
+        fault: Callable[[], Any],
+        undo: Callable[[], Any],
+        measured: Callable[..., None],
+        words: str,
+    ) -> None:
+        """A fault silences the policy: the guard holds and stops the robot, the node says why.
+
+        A busy machine has faults of its own; where one of them stops the robot before, there is
+        another try.
+        """
+        for _ in range(5):
+            self.set_moving()
+            told, since = len(self.log("policy")), time.time()
+            fault()
+            if self._says(words, told):
+                break
+            undo()
+        assert words in self.log("policy")[told:]
+        stop = self.wait(lambda: self.first_stop(since), "a stop")
+        measured(stop.time_s - since, busy=True)
+        self.wait_edge("damp", since=since)
+        assert self.process("policy").popen.poll() is None
+        assert "Traceback" not in self.log("policy")
+        undo()
+
+    def _says(self, words: str, told: int) -> bool:
+        """True if the policy's node says something new; False if the robot was stopped before."""
+        deadline = time.monotonic() + 60.0
+        while words not in self.log("policy")[told:]:
+            if self.guard_state() == "damp":
+                deadline = min(deadline, time.monotonic() + 12.0)  # it does not say it at once
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     # ---- the peer -----------------------------------------------------------------------------
 

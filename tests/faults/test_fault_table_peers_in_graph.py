@@ -1,4 +1,4 @@
-"""Rows of the fault table in the ROS graph that are about other processes than guard and driver."""
+"""Rows of the fault table in the ROS graph: the launcher, and the server of a remote policy."""
 
 import contextlib
 import os
@@ -17,19 +17,6 @@ from sim2real.bags.reader import read_bag
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 LIMIT_S = 60.0
-
-
-def children(pid):
-    """Process ids of a process's children, and theirs."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
-            continue
-        if parent == pid:
-            found += [int(folder.name), *children(int(folder.name))]
-    return found
 
 
 def wait(condition, what):
@@ -51,7 +38,7 @@ def log_of_guard(pids):
 
 
 @pytest.mark.parametrize("robot", ["panda", "go2"])
-def test_launcher_killed_in_graph(robot, repo, hold_policy, tmp_path, measured):
+def test_launcher_killed_in_graph(robot, repo, hold_policy, peers, tmp_path, measured):
     """kill -9 of `realign run`: the robot is stopped, then nobody is left."""
     policy = hold_policy(GO2) if robot == "go2" else repo / "policies/checkpoints/panda_reach"
     bag = tmp_path / "bag"
@@ -61,10 +48,10 @@ def test_launcher_killed_in_graph(robot, repo, hold_policy, tmp_path, measured):
     with (tmp_path / "words").open("w") as sink:
         launcher = subprocess.Popen(command, start_new_session=True, stdout=sink, stderr=sink)
     try:
-        log = wait(lambda: log_of_guard(children(launcher.pid)), "a guard")
+        log = wait(lambda: log_of_guard(peers.children(launcher.pid)), "a guard")
         wait(lambda: "ready -> active" in log.read_text(), "a moving robot")
         time.sleep(1.0)
-        left = children(launcher.pid)
+        left = peers.children(launcher.pid)
         assert len(left) >= 4
     finally:
         since = time.time()
@@ -84,3 +71,45 @@ def test_launcher_killed_in_graph(robot, repo, hold_policy, tmp_path, measured):
     else:
         assert np.ptp(last, axis=0).max() < 1e-9, "braked to the end"
     assert len(commands) >= 150
+
+
+# ---- a policy on a server ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(peers):
+    with peers.server_process() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def remote(open_live_graph, server):
+    graph = open_live_graph(policy=server.descriptor)
+    graph.start_guard()
+    graph.start_policy()
+    graph.start_driver()
+    graph.wait(lambda: graph.guard_state() == "active", "a robot in motion", 60.0)
+    return graph
+
+
+def assert_silenced_by(graph, server, word, measured, said):
+    def undo():
+        server.say("good")
+        graph.restart_policy()
+
+    graph.assert_silenced_by(lambda: server.say(word), undo, measured, said)
+
+
+def test_server_slow_in_graph(remote, server, measured):
+    words = "expected an answer within 0.3 s"
+    assert_silenced_by(remote, server, "silence", measured, words)
+
+
+@pytest.mark.parametrize(("word", "said"), [("oversized", "got more"), ("other_id", "got 1000000")])
+def test_server_garbage_in_graph(remote, server, measured, word, said):
+    assert_silenced_by(remote, server, word, measured, said)
+
+
+def test_server_killed_in_graph(remote, server, measured):
+    words = "the connection ended"
+    remote.assert_silenced_by(server.kill, lambda: None, measured, words)

@@ -143,7 +143,7 @@ class PolicyNode(LifecycleNode):
         stamp = self._sensing.stamp_ns()
         if stamp is None:
             if not self.lockstep and (blind := self._sensing.blind()):
-                text = f"no recent image on {', '.join(blind)}; start the camera or remap the topic"
+                text = "; ".join(blind)
                 self.get_logger().warning(text, throttle_duration_sec=5.0, skip_first=True)
             return
         if self._needs_words and self._instruction.text is None:

@@ -16,6 +16,7 @@ from policies import messages as wire
 from policies.diffusion.interface import CameraSpec
 from policies.interface import Observation, Policy, RobotSpec
 from policies.runtime.planning import PlanningPolicy
+from policies.runtime.watches import PictureWatch
 from realign_policy.data_loop import DataGroup
 from realign_policy.images import CameraStream, topic_of
 
@@ -97,6 +98,7 @@ class Sensing:
         self._vision = vision or Vision()
         keep = self._vision.history + 1  # and the one that is decoded for this tick
         self._cameras = [CameraStream(camera, keep=keep) for camera in self._vision.cameras]
+        self._pictures = [PictureWatch() for _ in self._cameras]
         listen: list[tuple[Any, str, Callable[[Any], None], QoSProfile]] = [
             (JointState, "joint_states", self._on_state, QOS)
         ]
@@ -104,7 +106,9 @@ class Sensing:
             listen.append((Imu, "imu", self._on_imu, QOS))
         if "goal" in needs:
             listen.append((PoseStamped, "goal", self._on_goal, LATCHED))
-        listen += [self._listen_to(stream) for stream in self._cameras]
+        listen += [
+            self._listen_to(*pair) for pair in zip(self._cameras, self._pictures, strict=True)
+        ]
         self.subscriptions = [
             node.create_subscription(kind, topic, callback, qos, callback_group=group)
             for kind, topic, callback, qos in listen
@@ -129,15 +133,19 @@ class Sensing:
         return None if self.blind() else stamp
 
     def blind(self) -> list[str]:
-        """Topics of cameras whose newest image is too far from the newest joint state."""
+        """What is wrong with cameras, a sentence each: no recent image, or always the same one."""
         if self._state is None:
             return []
-        limit = round(self._vision.max_age_s * 1e9)
-        return [
-            topic_of(stream.camera.name, self._vision.transport)
-            for stream in self._cameras
-            if stream.stamp_ns is None or abs(self._state[0] - stream.stamp_ns) > limit
-        ]
+        (stamp_ns, state), max_age_s = self._state, self._vision.max_age_s
+        positions = np.asarray(state.position) if self._cameras else np.zeros(0)
+        said = []
+        for stream, pictures in zip(self._cameras, self._pictures, strict=True):
+            topic = topic_of(stream.camera.name, self._vision.transport)
+            if pictures.is_silent(stamp_ns, max_age_s):
+                said.append(f"no recent image on {topic}; start the camera or remap the topic")
+            elif max_age_s > 0.0 and pictures.is_frozen(stamp_ns, positions):
+                said.append(f"{topic} repeats one image though the robot moves; restart the camera")
+        return said
 
     def observation(self) -> Observation:
         """The newest observation; :meth:`stamp_ns` must have said that there is one.
@@ -159,19 +167,19 @@ class Sensing:
         return observation
 
     def _listen_to(
-        self, stream: CameraStream
+        self, stream: CameraStream, pictures: PictureWatch
     ) -> tuple[Any, str, Callable[[Any], None], QoSProfile]:
         vision = self._vision
         kind = CompressedImage if vision.transport == "compressed" else Image
         topic = topic_of(stream.camera.name, vision.transport)
-        if vision.max_age_s > 0.0:
-            return kind, topic, stream.take, IMAGE_QOS
 
         def on_image(message: Any) -> None:
             stream.take(message)
-            self._on_data()
+            pictures.take(message.data, wire.stamp_to_ns(message.header.stamp))
+            if vision.max_age_s == 0.0:  # it has been waited for
+                self._on_data()
 
-        return kind, topic, on_image, QOS
+        return kind, topic, on_image, IMAGE_QOS if vision.max_age_s > 0.0 else QOS
 
     def _on_state(self, msg: JointState) -> None:
         self._state = wire.stamp_to_ns(msg.header.stamp), msg
