@@ -9,17 +9,18 @@ deserialised; the same seed and the same messages give the same faults.
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Imu, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.errors import InputError
+from realign_driver.program import end_node, make_node, until_shutdown
 from sim2real.testing.link import FaultyLink, LinkFaults
 
 QOS = QoSProfile(depth=100)
@@ -78,23 +79,16 @@ def parse_outages(text: str) -> tuple[tuple[float, float], ...]:
 
 def main() -> None:
     """Relay until told to stop."""
-    rclpy.init()
-    try:
-        node = FaultRelay()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    node = make_node(FaultRelay)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=node.pass_on())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        with until_shutdown(), contextlib.suppress(KeyboardInterrupt):
+            while rclpy.ok():
+                executor.spin_once(timeout_sec=node.pass_on())
     finally:
         executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        end_node(node)
 
 
 if __name__ == "__main__":

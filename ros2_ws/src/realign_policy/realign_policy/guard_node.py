@@ -9,7 +9,6 @@ its chunk arrives. In lockstep there is no clock but the simulator's: one comman
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -34,7 +33,7 @@ from policies.runtime.guard_config import Command, GuardConfig
 from policies.runtime.handshake import announce_when_matched
 from policies.runtime.lifeline import on_loss
 from policies.runtime.scheduling import prefer_realtime
-from realign_driver.program import until_shutdown
+from realign_driver.program import end_node, make_node, until_shutdown
 from realign_policy.data_loop import DataGroup, spin
 from realign_policy.guard_health import GuardHealth
 
@@ -276,12 +275,7 @@ class GuardNode(Node):
 
 def main() -> None:
     """Run the guard until it is told to stop."""
-    rclpy.init()
-    try:
-        node = GuardNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    node = make_node(GuardNode)
     node.get_logger().info(f"scheduling: {prefer_realtime(node.realtime_priority)}")
     on_loss(lambda: node.stop(Reason.LAUNCHER_LOST))
     running = threading.Event()
@@ -299,8 +293,7 @@ def main() -> None:
             loop.join()
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.health.summary()))
-        node.destroy_node()
-        rclpy.try_shutdown()
+        end_node(node)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ deactivated and says why on ``/diagnostics``: only an operator activates it agai
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 
@@ -25,6 +23,7 @@ from policies.runtime.handshake import announce_when_matched
 from policies.runtime.planning import EngineConfig
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
+from realign_driver.program import end_node, make_node
 from realign_policy.data_loop import DataGroup, spin
 from realign_policy.instruction import Instruction
 from realign_policy.policy_voice import PolicyVoice
@@ -194,12 +193,7 @@ def main() -> None:
 
     Exit code 2 if it cannot be configured, 3 if it failed before its first answer.
     """
-    rclpy.init()
-    try:
-        node = PolicyNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    node = make_node(PolicyNode)
     code = 0
     try:
         if node.autostart:
@@ -216,8 +210,7 @@ def main() -> None:
         if node.summary_path:
             Path(node.summary_path).write_text(json.dumps(node.summary()))
         node.end()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        end_node(node)
     raise SystemExit(code)
 
 
