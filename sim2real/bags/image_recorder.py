@@ -6,8 +6,6 @@ room is left out, and counted; so is one that got lost on the way or cannot be r
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -26,7 +24,6 @@ FORMATS: dict[str, Format] = {"compressed": "jpeg", "lossless": "png"}
 CAMERA_FACTS = "camera."
 """Begin of the keys under which a bag's provenance tells what became of the images."""
 BUFFER_BYTES = 128 * 2**20
-_NICENESS = 5  # a control loop on the same machine goes first
 
 
 @dataclass(kw_only=True)
@@ -168,8 +165,6 @@ class ImageRecorder:
 
     def _work(self) -> None:
         leave_realtime()
-        with contextlib.suppress(OSError, AttributeError):  # Linux alone knows threads' niceness
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (item := self._waiting.get()) is not None:
             camera, cdr, log_ns, publish_ns = item
             if not self._broken:

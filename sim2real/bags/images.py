@@ -138,12 +138,12 @@ def compressed_cdr(image: ImageMessage, kind: images.Format) -> bytes:
 
     Args:
         image: any image.
-        kind: how pixels are compressed; a file stays what it is.
+        kind: how its pixels are compressed.
 
     Raises:
         InputError: as :meth:`ImageMessage.rgb`.
     """
-    data = bytes(image.data) if image.raw is None else images.encode(image.rgb(), kind, image.what)
+    data = images.encode(image.rgb(), kind, image.what)
     types = typestore().types
     second, nanosecond = divmod(image.stamp_ns, NS)
     stamp = types["builtin_interfaces/msg/Time"](sec=second, nanosec=nanosecond)
