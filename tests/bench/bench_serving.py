@@ -1,7 +1,8 @@
 """Slow and served policies: the command stream under a 200 ms model, the wire, lateness of ticks.
 
-``python tests/bench/bench_serving.py`` (minutes; ``--only stream|wire|lateness``). The reach policy
-of the first part plans half a second ahead, unlike the demo's; it is trained first.
+``python tests/bench/bench_serving.py`` (minutes; ``--only stream|wire|told|lateness``). The reach
+policy of the first part plans half a second ahead, unlike the demo's; it is trained first. ``told``
+needs a policy that reads instructions, ``--told DIR``.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.checkpoint import load_policy
+from policies.checkpoint import inspect, load_policy
 from policies.diffusion.checkpoint import save_chunk_model
 from policies.diffusion.chunk_policy import bind_robot
 from policies.diffusion.interface import CameraSpec, ChunkSpec, Window, blank_window
 from policies.expert.reach import ReachExpert
 from policies.robots import PANDA
 from policies.runtime.inference import ThreadedInference
-from policies.serving.client import RemoteConfig, RemoteModel
-from policies.serving.protocol import Served
+from policies.serving.client import RemoteConfig, RemoteModel, open_session
+from policies.serving.protocol import Served, dump_question
 from policies.serving.server import PolicyServer, ServeConfig
 from sim2real.bags.reader import read_bag
 from sim2real.run import run
@@ -280,6 +281,42 @@ def bench_wire(rounds: int) -> str:
     return "\n".join(rows)
 
 
+# ---- a policy that sees and is told ------------------------------------------------------------
+
+
+def bench_told(checkpoint: Path, rounds: int) -> str:
+    """Answers of a policy here and of the same behind ``realign serve``, by turns."""
+    model = load_policy(checkpoint, PANDA).model
+    model.reset(0)
+    spec, told = model.spec, inspect(checkpoint)["instructions"][0]
+    window = dataclasses.replace(blank_window(spec), instructions=(told,))
+    words = [sys.executable, "-m", "sim2real.cli", "serve", "--policy", str(checkpoint)]
+    process = subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    took = []
+    try:
+        url = process.stdout.readline().split()[-1]
+        session = open_session(RemoteConfig(url=url, reply_s=60.0))
+        for k in range(rounds):
+            start = time.perf_counter()
+            model.sample(window)
+            asked = time.perf_counter()
+            answer = session.ask(dump_question(window, 0, None, k))
+            served_ms = 1e3 * (time.perf_counter() - asked)
+            infer_ms = answer["server_timing"]["infer_ms"]
+            took.append([1e3 * (asked - start), served_ms, infer_ms, served_ms - infer_ms])
+        session.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    here, served, infer, wire = np.median(took, axis=0)
+    cameras = ", ".join(f"{c.name} {c.width}x{c.height}" for c in spec.cameras)
+    return (
+        f"{spec.name} ({cameras}): {here:.1f} ms here; {served:.1f} ms served, ratio "
+        f"{served / here:.2f}, of which the model {infer:.1f} ms and the way {wire:.2f} ms (least "
+        f"{np.min(took, axis=0)[3]:.2f} ms)"
+    )
+
+
 # ---- lateness of ticks -------------------------------------------------------------------------
 
 
@@ -328,8 +365,9 @@ def bench_lateness(seconds: float) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("stream", "wire", "lateness"))
+    parser.add_argument("--only", choices=("stream", "wire", "told", "lateness"))
     parser.add_argument("--checkpoint", type=Path, help="use this policy instead of training one")
+    parser.add_argument("--told", type=Path, help="policy that reads instructions, for `told`")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--slow-ms", type=float, default=SLOW_MS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -338,6 +376,8 @@ def main() -> None:
         return
     if given.only in (None, "wire"):
         print(bench_wire(rounds=500), end="\n\n")
+    if given.only in (None, "told") and given.told is not None:
+        print(bench_told(given.told, rounds=60), end="\n\n")
     if given.only in (None, "lateness"):
         print(bench_lateness(seconds=5.0), end="\n\n")
     if given.only in (None, "stream"):
