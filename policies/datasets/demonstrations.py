@@ -28,6 +28,7 @@ from policies.interface import Float
 STATE = "observation.state"
 ACTION = "action"
 _REMEDY = "write the dataset again"
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(kw_only=True)
@@ -265,7 +266,7 @@ def load_demonstrations(directory: Path) -> Demonstrations:
     images = {
         key.removeprefix(IMAGES): read(directory, key, spans)
         for key, feature in features.items()
-        if (read := _IMAGE_READERS.get(feature.get("dtype"))) is not None
+        if (read := _IMAGE_READERS.get(str(feature.get("dtype")))) is not None
     }
     data = Demonstrations(
         state_names=names[STATE],
@@ -294,8 +295,10 @@ def _read_info(directory: Path) -> dict[str, Any]:
         for key in (STATE, ACTION):
             if key not in info["features"]:
                 raise ValueError(f"no feature {key!r}")
+        if not all(isinstance(feature, dict) for feature in info["features"].values()):
+            raise ValueError("a feature without a description")
         float(info["fps"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"expected the description of a LeRobotDataset {layout.VERSION} with {STATE} and "
             f"{ACTION}, but {path} is none ({error}); {_REMEDY}"
@@ -338,12 +341,18 @@ def _spans(where: str, episodes: pa.Table, rows: int) -> list[slice]:
 
 def _names(where: str, key: str, features: dict[str, Any]) -> tuple[str, ...]:
     """Names of a vector's entries; some writers nest them, some give none."""
-    names = features[key].get("names")
-    if isinstance(names, dict):
-        names = [name for group in names.values() for name in group]
-    size = int(features[key].get("shape", [0])[0])
-    if names is None:
-        names = [f"{key}.{i}" for i in range(size)]
+    try:
+        names = features[key].get("names")
+        if isinstance(names, dict):
+            names = [name for group in names.values() for name in group]
+        size = int(features[key].get("shape", [0])[0])
+        if names is None:
+            names = [f"{key}.{i}" for i in range(min(size, 100_000))]
+        names = [str(name) for name in names]
+    except _DAMAGE as error:
+        raise InputError(
+            f"{where}: expected names of {key}, got none ({error}); {_REMEDY}"
+        ) from None
     if len(names) != size or len(set(names)) != size:
         raise InputError(
             f"{where}: expected {size} different names for {key}, got {list(names)}; {_REMEDY}"

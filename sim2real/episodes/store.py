@@ -278,13 +278,18 @@ def _load_manifest(directory: Path) -> dict[str, Any]:
         missing = [key for key in keys if key not in manifest]
         if manifest.get("format") != FORMAT or missing:
             raise ValueError(f"format {manifest.get('format')}, missing {missing}")
+        if not isinstance(manifest["robot"], str):
+            raise ValueError("no name of a robot")
         if not {DATA, EPISODES} <= dict(manifest["sha256"]).keys():
             raise ValueError("no SHA-256 sums of the data")
         known = {**REQUIRED, **ACTION, **OPTIONAL}
         features = manifest["features"]
         if not features.items() <= known.items() or not {*REQUIRED, *ACTION} <= set(features):
             raise ValueError("unknown or missing features")
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        for name, size in manifest.get("cameras", {}).items():
+            if not all(type(size[side]) is int and size[side] > 0 for side in ("height", "width")):
+                raise ValueError(f"no size of {name}")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(
             f"expected an episode manifest of format {FORMAT}, but {path} is none ({error}); "
             "build the episodes again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sim2real.sim.body_positions import BodyPositions
 from sim2real.sim.stepper import SimState
 from sim2real.tasks.closed_loop import roll_out
 
+_MAX_BYTES = 1024**3
+_MAX_TICKS = 1_000_000
 _KEYS = ("fps", "joint_names", "joint_pos")
 _POSE_KEYS = ("root_pos", "root_quat_xyzw")
 
@@ -104,7 +107,13 @@ def load_reference(path: Path, robot: RobotSpec, config: ActorConfig, own: Refer
     """
     content = _read(path)
     what = str(path)
-    names = [str(n) for n in np.atleast_1d(content["joint_names"])]
+    try:
+        names = [str(n) for n in np.atleast_1d(content["joint_names"])]
+    except ValueError:
+        raise InputError(
+            f"{what}: expected a list of names in 'joint_names', got lists in it; export the "
+            "motion again"
+        ) from None
     index = reorder_index(robot.joint_names, names, f"{what}, joints of {robot.name}")
     reorder_index(names, config.action.joints, f"{what}, joints that {config.name} commands")
     fps = float(_numbers(content["fps"], 0, what, "fps"))
@@ -114,7 +123,12 @@ def load_reference(path: Path, robot: RobotSpec, config: ActorConfig, own: Refer
             f"{what}: expected joint_pos (frames, {len(names)}) with at least 2 frames and a "
             f"positive fps, got {motion.shape} at {fps:g}; export the motion again"
         )
-    ticks = round((config.duration_s or len(motion) / fps) * config.rate_hz)
+    ticks = round(min((config.duration_s or len(motion) / fps) * config.rate_hz, _MAX_TICKS + 1))
+    if not 2 <= ticks <= _MAX_TICKS:
+        raise InputError(
+            f"{what}: expected a motion of 2 to {_MAX_TICKS} ticks at {config.rate_hz:g} Hz, got "
+            f"{len(motion)} frames at {fps:g} per second; export the motion again"
+        )
     # A motion that is shorter than the policy's, if only by a frame, is held at its end.
     at = np.minimum(np.arange(ticks + 1) / config.rate_hz * fps, len(motion) - 1)
     qpos = np.tile(robot.default_rad, (ticks + 1, 1))
@@ -139,8 +153,22 @@ def _read(path: Path) -> dict[str, Any]:
             content = json.loads(path.read_text(encoding="utf-8"))
         else:
             with np.load(path, allow_pickle=False) as file:
+                size = sum(part.file_size for part in file.zip.infolist())
+                if size > _MAX_BYTES:
+                    raise ValueError(f"it unfolds to {size} bytes")
                 content = {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile, EOFError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+        MemoryError,
+        BadZipFile,
+        zlib.error,
+        EOFError,
+        RecursionError,
+    ) as error:
         raise InputError(f"{expected}, which cannot be read ({error}); export it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{expected}, which holds no names; export it again")
@@ -153,7 +181,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _numbers(value: Any, ndim: int, what: str, key: str) -> Float:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{what}: expected numbers in {key!r}, got something else") from None
     if array.ndim != ndim or not np.isfinite(array).all():
         raise InputError(
