@@ -147,9 +147,14 @@ def test_rate_mismatch_in_graph(open_live_graph):
 
 def test_late_messages_in_graph(moving):
     since = time.time()
-    moving.wait(lambda: "chunk refused: chunk_out_of_order" in moving.log(), "a late chunk")
+
+    def refused():
+        moving.set_moving()  # a busy machine may have stopped it meanwhile
+        return "chunk refused: chunk_out_of_order" in moving.log()
+
+    moving.wait(refused, "a late chunk")
     time.sleep(1.0)
-    assert "damp" not in {edge.new for edge in moving.edges(since)}
+    assert "repeated_refusals" not in {edge.reason for edge in moving.edges(since)}
 
 
 def test_policy_stall_in_graph(moving, measured):
@@ -211,6 +216,7 @@ def test_sensor_non_finite_in_graph(moving, measured):
         since = time.time()
 
         def held():
+            moving.set_moving()
             stamp = moving.state.header.stamp
             ahead = stamp.sec * 10**9 + stamp.nanosec + 10**8  # not overtaken by the driver's own
             states.publish(joint_state(ahead, [math.nan] * 7))
