@@ -322,8 +322,8 @@ def report_command(folder: Path, out: Path | None = None, overwrite: bool = Fals
     Raises:
         InputError: no result in the folder, or it is damaged; the page exists.
     """
-    from sim2real.episodes.report import episode_sections
     from sim2real.episodes.store import MANIFEST, load_episodes
+    from sim2real.replay.episode_page import episode_sections
     from sim2real.replay.report import result_sections
 
     page = out or folder / "result_report.html"

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from policies.robots import get_robot
 from sim2real.delta.model import DeltaModel, load_delta
 from sim2real.delta.trust import TrustMeter
-from sim2real.episodes.report import camera_strip
 from sim2real.episodes.store import load_episodes
+from sim2real.replay.episode_page import camera_strip
 from sim2real.replay.open_loop import HORIZONS_S, replay
 from sim2real.replay.report import metric_rows, replay_sections
 from sim2real.report import write_report

@@ -104,7 +104,7 @@ def replay_sections(
     Args:
         result: the replay.
         intro: a paragraph to begin with.
-        strip: pictures of an episode (:func:`sim2real.episodes.report.camera_strip`), or None.
+        strip: pictures of an episode (:func:`sim2real.replay.episode_page.camera_strip`), or None.
     """
     sections = result_sections(result.to_json(), intro=intro)
     if strip is not None:

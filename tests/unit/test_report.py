@@ -16,8 +16,8 @@ from policies.errors import InputError
 from policies.robots import PANDA
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.frames import CameraFrames
-from sim2real.episodes.report import STRIP_BYTES, camera_strip, episode_sections
 from sim2real.episodes.store import save_episodes
+from sim2real.replay.episode_page import STRIP_BYTES, camera_strip, episode_sections
 from sim2real.report import (
     Bars,
     Lines,
