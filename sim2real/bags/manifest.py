@@ -40,7 +40,7 @@ def check_manifest(bag: Path, sha256: Mapping[str, str]) -> list[str]:
 
     Args:
         bag: bag directory, or a data file, which has no manifest.
-        sha256: name -> hash of the data files as they are now; other files are not looked at.
+        sha256: name -> hash of the data files as they are now; other files are read here.
 
     Returns:
         A sentence for each change; none without a manifest.
@@ -51,12 +51,21 @@ def check_manifest(bag: Path, sha256: Mapping[str, str]) -> list[str]:
     path = bag / MANIFEST_FILE
     if not path.is_file():
         return []
-    found = []
-    for name, expected in _read(path).items():
-        if Path(name).suffix in (".mcap", ".db3") and sha256.get(name) != expected:
-            state = "was altered after" if name in sha256 else "is missing, which was there when"
+    found, noted = [], _read(path)
+    for name, expected in noted.items():
+        now = sha256.get(name) or _digest_beside(path, name)
+        if now != expected:
+            state = "was altered after" if now else "is missing, which was there when"
             found.append(f"{name} {state} the bag was closed, says {MANIFEST_FILE}")
-    return found
+    return found + [f"{name} is not in {MANIFEST_FILE}" for name in sha256.keys() - noted.keys()]
+
+
+def _digest_beside(path: Path, name: str) -> str | None:
+    """Hash of a file in the folder of ``path``; None where there is none."""
+    try:
+        return digest(path.with_name(name))
+    except (OSError, ValueError):  # ValueError: no name of a file
+        return None
 
 
 def digest(path: Path) -> str:

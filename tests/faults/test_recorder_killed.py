@@ -90,3 +90,41 @@ def test_the_manifest_notices_what_checksums_of_the_format_cannot(tmp_path):
     path.unlink()
     with pytest.raises(InputError):
         read_bag(tmp_path / "bag")
+
+
+def content(bag):
+    """Everything that is told of a bag, without its path."""
+    read = read_bag(bag)
+    told = [read.info.topics, read.info.provenance]
+    for topic in read.info.topics:
+        columns = read.columns(topic.name)
+        told += [columns.stamp_ns.tolist(), {k: v.tolist() for k, v in columns.arrays.items()}]
+    return told
+
+
+@pytest.mark.parametrize(
+    "places", [40, pytest.param(10**6, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+@pytest.mark.parametrize("name", ["bag_0.mcap", "metadata.yaml", "manifest.json"])
+def test_no_byte_of_a_bag_changes_what_is_read_unnoticed(name, places, tmp_path):
+    write(tmp_path / "bag", 1)
+    file, whole = tmp_path / "bag" / name, content(tmp_path / "bag")
+    data, rng, refused = file.read_bytes(), np.random.default_rng(0), 0
+    for place in rng.permutation(len(data))[:places]:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(flipped)
+        try:
+            assert content(tmp_path / "bag") == whole, place
+        except InputError:
+            refused += 1
+    assert refused >= (0.3 if name == "manifest.json" else 1.0) * min(places, len(data))
+
+
+def test_files_that_the_manifest_does_not_name_are_named(tmp_path):
+    write(tmp_path / "bag", 1)
+    manifest = tmp_path / "bag/manifest.json"
+    manifest.write_text(manifest.read_text().replace("bag_0.mcap", "../bag_9.mcap"))
+    first, second = read_bag(tmp_path / "bag", allow_damage=True).info.damage
+    assert first.startswith("../bag_9.mcap is missing, which was there")
+    assert second == "bag_0.mcap is not in manifest.json"
