@@ -42,8 +42,8 @@ MOVED_SEED = 1
 """Seed of the demonstrations with a moved camera: other scenes than those of the others."""
 HELD_OUT = "yellow"
 """The thing that one of the policies has never been asked for."""
-FROM_SCRATCH, GOING_ON, NEW_ROBOT = 1.5e-3, 3e-4, 1e-3
-"""Learning rates: of fresh weights, of trained ones, and of fresh heads on a trained trunk."""
+FROM_SCRATCH, GOING_ON, NEW_HEADS = 1.5e-3, 3e-4, 1e-3
+"""Learning rates: of fresh weights, of trained ones, and of what is partly fresh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,7 @@ class Plan:
         replay: embodiment -> what that policy learnt from.
         batch: samples a step.
         action_horizon: actions of a chunk that are carried out.
+        glance_steps: steps of the glance alone; None as :class:`VlaTrainConfig` has it.
     """
 
     data: Mapping[str, Demonstrations]
@@ -67,6 +68,7 @@ class Plan:
     replay: Mapping[str, Demonstrations] | None = None
     batch: int = 32
     action_horizon: int = 4
+    glance_steps: int | None = None
 
 
 def main() -> int:
@@ -109,19 +111,22 @@ def _plans(args: argparse.Namespace) -> dict[str, Plan]:
         "three": Plan(data={"panda": others}, steps=args.other_steps),
         "three-tuned": Plan(
             data={"panda": held_out},
-            steps=few,
-            rate=GOING_ON,
+            steps=5 * few // 2,
+            rate=NEW_HEADS,
             initial="three",
             replay={"panda": others},
+            glance_steps=3 * few // 2,  # another word for the images to find
         ),
         "three-scratch": Plan(data={"panda": held_out}, steps=few),
-        "so101-tuned": Plan(data={"so101": few_so101}, steps=few, rate=NEW_ROBOT, initial="policy"),
-        "so101-scratch": Plan(data={"so101": few_so101}, steps=few),
+        "so101-tuned": Plan(
+            data={"so101": few_so101}, steps=2 * few, rate=NEW_HEADS, initial="policy"
+        ),
+        "so101-scratch": Plan(data={"so101": few_so101}, steps=2 * few),
         "so101": Plan(data={"so101": so101}, steps=args.other_steps),
         "both": Plan(
             data={"so101": so101, "panda": usual},
             steps=args.other_steps,
-            rate=NEW_ROBOT,
+            rate=NEW_HEADS,
             initial="policy",
         ),
     }
@@ -134,7 +139,7 @@ def _arguments() -> argparse.Namespace:
     add("--episodes", type=int, default=400, help="demonstrations of the four tasks together")
     add("--few", type=int, default=10, help="demonstrations where there are few")
     add("--steps", type=int, default=2000, help="optimiser steps of the policy")
-    add("--few-steps", type=int, default=200, help="optimiser steps on the few")
+    add("--few-steps", type=int, default=200, help="optimiser steps with a moved camera")
     add("--other-steps", type=int, default=1600, help="optimiser steps of the other policies")
     add("--only", nargs="*", help="names of the policies to train; default: all")
     add("--metaworld-episodes", type=int, default=160, help="demonstrations of four tasks")
@@ -175,6 +180,7 @@ def _settings(args: argparse.Namespace, name: str, plan: Plan) -> VlaTrainConfig
         steps=plan.steps,
         batch=plan.batch,
         learning_rate=plan.rate,
+        glance_steps=plan.glance_steps,
     )
 
 
