@@ -1,9 +1,9 @@
 """Picking things up by instruction: obedience, held-out phrasings, and in the ROS graph.
 
-    realign policy demos --task language-pick --episodes 600 --out models/pick/demonstrations
+    realign policy demos --task language-pick --episodes 700 --out models/pick/demonstrations
     realign policy train models/pick/demonstrations --kind vla --robot panda_hand \
         --out models/pick/policy --observation-horizon 1 --action-horizon 4 --width 128 --depth 2 \
-        --steps 3000 --batch 32 --learning-rate 1.5e-3
+        --steps 3500 --batch 32 --learning-rate 1.5e-3
     python tests/bench/bench_vla_pick.py --policy models/pick/policy
 
 Every instruction is given in the same scenes. What was lifted is what the simulator says was.
@@ -63,6 +63,7 @@ def _arguments() -> argparse.Namespace:
     add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
     add("--batch", type=int, default=25, help="runs that go side by side")
     add("--seed", type=int, default=0, help="other scenes")
+    add("--steps", type=int, help="evaluations of the network for a chunk; not in the graph")
     add("--action-horizon", type=int, help="actions from one chunk to the next; default: its own")
     add("--json", type=Path, help="file for the results")
     return parser.parse_known_args()[0]
@@ -70,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 def _lifted(args: argparse.Namespace, said: str, phrasing: Phrasing) -> Counter[str]:
     """What was lifted, and how often, when it was told to pick up ``said``."""
-    model = build_vla(read_vla(args.policy))
+    model = build_vla(read_vla(args.policy), steps=args.steps)
     horizon = args.action_horizon or model.spec.action_horizon
     environments = [
         LanguagePick(f"{PREFIX}-{said}", phrasing=phrasing, look_every=horizon)
