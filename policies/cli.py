@@ -227,6 +227,7 @@ def policy_train(
     prediction_horizon: int = 16,
     action_horizon: int = 8,
     context_depth: int = 2,
+    glance_steps: int | None = None,
     diffusion_steps: int = 100,
     prediction: Literal["v", "epsilon", "preconditioned", "velocity"] | None = None,
     normalisation: Literal["minmax", "gaussian"] = "minmax",
@@ -262,6 +263,8 @@ def policy_train(
         prediction_horizon: actions in a plan.
         action_horizon: actions of a plan that are carried out before the next.
         context_depth: layers of a vla over images, states and words; depth: over actions.
+        glance_steps: steps at the start that train the glance of a vla alone; default: half, or
+            none where it goes on from a policy that has one.
         diffusion_steps: noise levels of the kind ddpm.
         prediction: what the network answers: v or epsilon (ddpm), preconditioned or velocity
             (flow, streaming); the first of each is the default.
@@ -323,7 +326,7 @@ def policy_train(
     if kind == "vla":
         from policies.vla import commands as vla
 
-        told = vla.vla_config(config, context_depth)
+        told = vla.vla_config(config, context_depth, glance_steps)
         return _finish(vla.train_command(demonstrations, out, told, options), json)
     return _finish(train_command(demonstrations, out, config, options), json)
 

@@ -29,12 +29,16 @@ DEFAULT_EMBODIMENT = "robot"
 """Name of the embodiment of data that speak of no known robot."""
 
 
-def vla_config(config: TrainConfig, context_depth: int) -> VlaTrainConfig:
+def vla_config(
+    config: TrainConfig, context_depth: int, glance_steps: int | None = None
+) -> VlaTrainConfig:
     """Settings of a generative policy as those of one that reads instructions."""
     from policies.vla.trainer import VlaTrainConfig
 
     same = {field.name: getattr(config, field.name) for field in fields(config)}
-    return VlaTrainConfig(**{**same, "kind": "flow"}, context_depth=context_depth)
+    return VlaTrainConfig(
+        **{**same, "kind": "flow"}, context_depth=context_depth, glance_steps=glance_steps
+    )
 
 
 def train_command(

@@ -178,6 +178,11 @@ def _check_settings(config: VlaTrainConfig) -> None:
             "training: expected at least one draw and one layer over the context, got "
             f"{config.draws} and {config.context_depth}"
         )
+    if config.glance_steps is not None and not 0 <= config.glance_steps < config.steps:
+        raise InputError(
+            f"--glance-steps: expected fewer than the {config.steps} steps of the training, got "
+            f"{config.glance_steps}"
+        )
     if not 0.0 < config.replay_share < 1.0:
         raise InputError(
             f"training: expected a share of replay within (0, 1), got {config.replay_share}"

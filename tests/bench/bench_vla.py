@@ -79,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--models", type=Path, help="folder of train_vla.py")
+    add("--policy", default="policy", help="whose obedience is judged, out of the folder")
     add("--parts", nargs="+", default=PARTS)
     add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
     add("--batch", type=int, default=25, help="runs that go side by side")
@@ -129,7 +130,7 @@ def _touched(
 
 def obedience(args: argparse.Namespace, phrasing: Phrasing) -> dict[str, Any]:
     """What is touched by what is said, in the same scenes."""
-    model = _load(args, "policy")
+    model = _load(args, args.policy)
     return swap_table(
         f"{phrasing} phrases",
         "touch",
@@ -152,7 +153,7 @@ def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
             bag = Path(folder) / "bag"
             config = RunConfig(
                 robot=PANDA.name,
-                policy=args.models / "policy",
+                policy=args.models / args.policy,
                 instruction=draw_phrase(said, "train", seed),
                 action_horizon=args.action_horizon,
                 lockstep=True,

@@ -106,6 +106,13 @@ def _plans(args: argparse.Namespace) -> dict[str, Plan]:
     few = args.few_steps
     return {
         "policy": Plan(data={"panda": usual}, steps=args.steps),
+        "longer": Plan(
+            data={"panda": usual},
+            steps=args.longer_steps,
+            rate=NEW_HEADS,
+            initial="policy",
+            glance_steps=args.longer_steps // 2,  # begins with the glance once more
+        ),
         "tuned": Plan(data={"panda": moved}, steps=few, rate=GOING_ON, initial="policy"),
         "scratch": Plan(data={"panda": moved}, steps=few),
         "three": Plan(data={"panda": others}, steps=args.other_steps),
@@ -139,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     add("--episodes", type=int, default=400, help="demonstrations of the four tasks together")
     add("--few", type=int, default=10, help="demonstrations where there are few")
     add("--steps", type=int, default=2000, help="optimiser steps of the policy")
+    add("--longer-steps", type=int, default=976, help="optimiser steps to go on for")
     add("--few-steps", type=int, default=200, help="optimiser steps with a moved camera")
     add("--other-steps", type=int, default=1600, help="optimiser steps of the other policies")
     add("--only", nargs="*", help="names of the policies to train; default: all")

@@ -57,7 +57,7 @@ def test_training_goes_on_with_replay_of_what_was_learnt(folder, capsys):
     words = ["policy", "train", f"{folder}/demos", *shape, "--observation-horizon", "1"]
     told = [*words, "--kind", "vla", "--robot", "panda"]
     assert main([*told, "--out", f"{folder}/first"]) == 0
-    again = [*told, "--replay", f"{folder}/demos"]
+    again = [*told, "--glance-steps", "1", "--replay", f"{folder}/demos"]
     assert main([*again, "--init", f"{folder}/first", "--out", f"{folder}/second"]) == 0
     rates = []
     for name in ("first", "second"):

@@ -468,6 +468,8 @@ def test_what_cannot_be_replayed_is_named(checkpoint):
     ):
         with pytest.raises(InputError, match=rf"--replay.*{told}"):
             train_vla(data, settings(steps=1), initial=initial, replay=replay, encoder=fake_encoder)
+    with pytest.raises(InputError, match="--glance-steps"):
+        train_vla(data, settings(steps=2, glance_steps=2), encoder=fake_encoder)
     with pytest.raises(InputError, match="share of replay"):
         train_vla(data, settings(steps=1, replay_share=1.0), encoder=fake_encoder)
 
