@@ -62,6 +62,19 @@ class Instructions:
         encoder = encode if encoder is None else encoder
         return cls({text: encoder(text) for text in dict.fromkeys(texts)}, encoder)
 
+    def including(self, texts: Sequence[str]) -> Instructions:
+        """What is known, and these texts; without a new one among them no encoder is needed.
+
+        Raises:
+            InputError: as :meth:`rows`.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new:
+            self._check_encoder()
+        return Instructions(
+            {**self.known, **{text: self._encoder(text) for text in new}}, self._encoder
+        )
+
     def rows(self, texts: Sequence[str]) -> Float32:
         """Rows of each text, (B, TEXT_ROWS, size).
 

@@ -145,9 +145,9 @@ def _instructions(
 ) -> Instructions:
     """Those of the initial policy and those of the demonstrations."""
     texts = [text for one in data for text in one.task]
-    known = initial.instructions.known if initial else {}
-    new = Instructions.of([text for text in texts if text not in known] or texts[:1], encoder)
-    return Instructions({**known, **new.known}, encoder)
+    if initial is None:
+        return Instructions.of(texts, encoder)
+    return Instructions(initial.instructions.known, encoder).including(texts)
 
 
 def _described(

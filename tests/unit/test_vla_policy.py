@@ -395,6 +395,24 @@ def test_two_robots_share_a_trunk_and_each_is_deployed_on_its_own(tmp_path):
     assert [camera.name for camera in model.spec.cameras] == ["wrist", "top"]
 
 
+def test_fine_tuning_needs_an_encoder_for_new_words_only(checkpoint):
+    def absent(text):
+        raise InputError(f"no encoder for {text!r}")
+
+    initial = load_initial(checkpoint)
+    same, other = (demonstrations(episodes=2, told=told) for told in (TOLD, ("go sideways",)))
+    tuned = train_vla({"panda": same}, settings(steps=1), initial=initial, encoder=absent)
+    assert tuned.config.instructions == TOLD
+    with pytest.raises(InputError, match="no encoder"):
+        train_vla({"panda": other}, settings(steps=1), initial=initial, encoder=absent)
+
+    def foreign(text):
+        return fake_encoder(text) + 1.0
+
+    with pytest.raises(InputError, match="the text encoder that the policy was trained with"):
+        train_vla({"panda": other}, settings(steps=1), initial=initial, encoder=foreign)
+
+
 def test_fine_tuning_keeps_what_is_known_and_adds_a_camera(checkpoint):
     initial = load_initial(checkpoint)
     more = demonstrations(cameras=("front", "side"), told=("go up", "go sideways"))
