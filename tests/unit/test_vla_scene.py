@@ -9,8 +9,9 @@ from policies.datasets.collect import collect
 from policies.errors import InputError
 from policies.evaluation.environment import Environment
 from policies.robots import get_robot
-from sim2real.sim.camera_rig import CameraRig, RigCamera, SceneObject
+from sim2real.sim.camera_rig import CameraRig, RigCamera
 from sim2real.sim.kinematics import Kinematics
+from sim2real.sim.scene import SceneObject
 from sim2real.tasks.language_phrases import PHRASINGS, draw_phrase, phrases
 from sim2real.tasks.language_touch import TASKS, LanguageTouch, LanguageTouchExpert
 from sim2real.tasks.panda_scene import MOVED_VIEWS, NAMES, THINGS, USUAL_VIEWS
