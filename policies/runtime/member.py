@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -26,6 +27,8 @@ class _Unheard(io.FileIO):
 def main() -> None:
     """Run the module as ``python -m MODULE`` would."""
     _, fd, seconds, module, *arguments = sys.argv
+    # A shell has what it runs in the background ignore it; for a member it is the way to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hold_on(int(fd), float(seconds))
     sys.stdout = io.TextIOWrapper(_Unheard(1, "w", closefd=False), line_buffering=True)
     sys.argv = [module, *arguments]

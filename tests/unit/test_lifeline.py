@@ -71,6 +71,19 @@ def test_what_must_be_done_at_once_is_done_before_the_end(module):
     assert process.wait(LIMIT_S) == 0
 
 
+def test_what_a_shell_starts_in_the_background_ends_in_order_too(module):
+    module("""
+        import signal
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    """)
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(Lifeline())
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert process.communicate(timeout=LIMIT_S)[0] == "True\n"
+
+
 def test_process_that_will_not_end_is_killed(module):
     module("""
         import signal, sys, time
