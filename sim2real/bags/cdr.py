@@ -258,6 +258,19 @@ def decode_one(data: memoryview | bytes, msgtype: str) -> Block:
     return _from_object(message, msgtype)
 
 
+def plain(data: memoryview | bytes, msgtype: str) -> bytes:
+    """The same message with zeros for padding, where a serialiser leaves what memory held before.
+
+    Args:
+        data: little-endian CDR with its 4-byte header.
+        msgtype: any type that :func:`sim2real.bags.definitions.is_known`.
+    """
+    store = typestore()
+    kind = store.get_msgdef(msgtype)
+    message, _ = kind.deserialize_cdr_le(bytes(data[4:]), 0, kind.cls, store)
+    return bytes(store.serialize_cdr(message, msgtype)).ljust(len(data), b"\0")
+
+
 def joint_names(data: memoryview | bytes, msgtype: str) -> tuple[str, ...]:
     """Joint names of one message, either byte order; () where it has none or is broken."""
     for read in (find_layout, decode_one):

@@ -11,11 +11,14 @@ import yaml
 from mcap.records import Channel, Header, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader
 
+from sim2real.bags.cdr import plain
+
 MASKED = {
     "log_time, publish_time": "of each message: when it was received and sent, wall clock",
     "order": "of messages of different topics, and their division into chunks: order of arrival",
     "chunks, indexes, statistics": "times, offsets, counts and checksums that follow from these",
     "metadata.yaml": "starting_time, duration and message_count, which follow from these too",
+    "padding": "bytes between the fields of a message, which ROS leaves as memory was",
     "manifest.json": "hash of the file that all this is in",
     "/diagnostics": "latencies, and states at times of the wall clock",
     "repetitions": "a message that equals the one before it on its topic: in lockstep the driver "
@@ -35,11 +38,12 @@ def bag_content(path: Path, *, until_ns: Mapping[str, int] | None = None) -> dic
             messages are masked, too: in lockstep nobody waits for a policy whose robot is held.
 
     Returns:
-        Name of a part -> its bytes. The messages of a topic are one part: as they were serialised,
-        in their order, each after its length.
+        Name of a part -> its bytes. The messages of a topic are one part: as they were serialised
+        (padding aside), in their order, each after its length.
     """
     parts: dict[str, bytes] = {}
     names: dict[int, str] = {}
+    types: dict[int, str] = {}
     last: dict[str, bytes] = {}
     schemas: dict[int, str] = {}
     with (path / f"{path.name}_0.mcap").open("rb") as stream:
@@ -53,6 +57,7 @@ def bag_content(path: Path, *, until_ns: Mapping[str, int] | None = None) -> dic
                 parts[f"schema {record.name}"] = record.encoding.encode() + b" " + record.data
             elif isinstance(record, Channel):
                 names[record.id] = record.topic
+                types[record.id] = schemas[record.schema_id]
                 kind = [schemas[record.schema_id], record.message_encoding, record.metadata]
                 parts[f"channel {record.topic}"] = _plain(kind)
                 parts.setdefault(f"messages {record.topic}", b"")
@@ -60,11 +65,11 @@ def bag_content(path: Path, *, until_ns: Mapping[str, int] | None = None) -> dic
                 topic = names[record.channel_id]
                 end = (until_ns or {}).get(topic)
                 late = end is not None and _stamp_ns(record.data) >= end
-                if late or topic in _MASKED_TOPICS or last.get(topic) == record.data:
+                data = plain(record.data, types[record.channel_id])
+                if late or topic in _MASKED_TOPICS or last.get(topic) == data:
                     continue
-                last[topic] = record.data
-                length = len(record.data).to_bytes(4, "little")
-                parts[f"messages {topic}"] += length + record.data
+                last[topic] = data
+                parts[f"messages {topic}"] += len(data).to_bytes(4, "little") + data
     parts["metadata.yaml"] = _plain(
         _unclocked(yaml.safe_load((path / "metadata.yaml").read_text()))
     )

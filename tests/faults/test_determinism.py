@@ -11,9 +11,11 @@ from sim2real.testing.determinism import MASKED, bag_content, differences
 STATE, COMMAND = "messages /joint_states", "messages /joint_command"
 
 
-def stamped(stamp_s, body=b""):
-    """A serialised message that begins with a header."""
-    return b"\x00\x01\x00\x00" + stamp_s.to_bytes(4, "little") + b"\x00" * 4 + body
+def stamped(stamp_s, frame=b""):
+    """A serialised header."""
+    text = frame + b"\x00"
+    words = (stamp_s, 0, len(text))
+    return b"\x00\x01\x00\x00" + b"".join(n.to_bytes(4, "little") for n in words) + text
 
 
 def write(folder, messages, *, clock=0, provenance="p"):
@@ -46,7 +48,7 @@ def test_nothing_else_is(tmp_path):
     first = write(tmp_path / "a", MESSAGES)
     flipped = [*MESSAGES[:-1], ("/joint_command", stamped(2, b"commane"))]
     (only,) = differences(first, write(tmp_path / "b", flipped))
-    assert only.startswith(f"{COMMAND}: byte {len(first[COMMAND]) - 1} ")
+    assert only.startswith(f"{COMMAND}: byte {len(first[COMMAND]) - 2} ")
     swapped = [MESSAGES[1], MESSAGES[0], *MESSAGES[2:]]
     for k, messages in enumerate((MESSAGES[1:], swapped)):
         (only,) = differences(first, write(tmp_path / f"c{k}", messages))

@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -150,6 +150,9 @@ def test_outgoing_record_is_what_ros_would_send():
         wire.set_stamp(message.header.stamp, 1_700_000_000_999_999_999 + k)
         sent = record.stamped(1_700_000_000_999_999_999 + k)
         assert deserialize_message(sent, JointState) == message
+        assert len(sent) == len(serialize_message(message))
+        padding = sent.index(b"long_name") - 6  # after "a", before the length of the next name
+        assert sent[padding : padding + 2] == b"\0\0"
 
 
 def sent_by(publisher, kind):

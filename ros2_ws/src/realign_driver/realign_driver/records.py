@@ -14,7 +14,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 
 from policies.messages import NS
-from sim2real.bags.cdr import Layout, find_layout
+from sim2real.bags.cdr import Layout, find_layout, plain
 
 
 class OutgoingRecord:
@@ -29,7 +29,7 @@ class OutgoingRecord:
     """
 
     def __init__(self, message: Any, msgtype: str) -> None:
-        self._buffer = bytearray(serialize_message(message))
+        self._buffer = bytearray(plain(serialize_message(message), msgtype))
         dtype = find_layout(self._buffer, msgtype).dtype
         self.fields: Any = np.frombuffer(self._buffer, dtype)[0]
         self._stamp = np.frombuffer(self._buffer, "<u4", 2, dtype.fields["sec"][1])
