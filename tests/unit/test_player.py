@@ -47,6 +47,15 @@ def test_commands_come_out_of_a_bag_as_they_went_in(bag):
     assert motion_of_bag(bag, SO101, "/joint_command").t_s == pytest.approx(motion.t_s)
 
 
+def test_a_bag_with_a_gap_is_refused(tmp_path):
+    command = ramp(SO101).positions_rad.copy()
+    still = np.zeros_like(command)
+    command[5:16] = np.nan  # lost, or a damping command, which has no positions
+    write_motion(tmp_path / "bag", SO101, "none", 20.0, command, (command, still, still))
+    with pytest.raises(InputError, match=r"none for 0\.60 s from 0\.20 s on"):
+        motion_of_bag(tmp_path / "bag", SO101)
+
+
 def test_stamps_that_go_back_a_little_are_passed_over_and_more_is_another_run():
     stamps = NS + np.arange(20) * NS // 20
     assert in_time(stamps, "bag").all()

@@ -16,6 +16,9 @@ from sim2real.episodes.streams import COMMAND_TOPICS, JOINT_STATE, JOINT_TRAJECT
 NS = 1_000_000_000
 # The guard stamps commands by the robot's clock as it estimates it: some ms back and forth.
 _CLOCK_JUMP_NS = NS // 2
+# Set-points this far apart, and many times the usual distance: what came between is not known.
+_GAP_NS = NS // 2
+_GAP_PERIODS = 10
 _EXCITATION_HZ = 200.0
 # Set-points go to the first one of a motion at this share of the joints' speed limits.
 _APPROACH_SHARE = 0.2
@@ -65,7 +68,7 @@ def motion_of_bag(path: Path, robot: RobotSpec, topic: str = "") -> Motion:
             ``/joint_commands``.
 
     Raises:
-        InputError: no such bag, no commands in it, or their clock goes back.
+        InputError: no such bag, no commands in it, a clock that goes back, or a gap in them.
     """
     bag = read_bag(path)
     name = topic or next((t for t in COMMAND_TOPICS if bag.info.topic(t)), COMMAND_TOPICS[0])
@@ -82,6 +85,7 @@ def motion_of_bag(path: Path, robot: RobotSpec, topic: str = "") -> Motion:
     if not len(rows):
         raise InputError(f"{path}: expected positions on {name}, got none; record it again")
     first = in_time(stamp_ns, str(path))
+    _check_gaps(stamp_ns[first], str(path))
     t_s = (stamp_ns[first] - stamp_ns[0]) / NS
     return Motion(t_s=t_s, positions_rad=rows[first], held=robot.command == "setpoint")
 
@@ -100,6 +104,19 @@ def in_time(stamp_ns: NDArray[np.int64], what: str) -> NDArray[np.bool_]:
             f"{(newest_ns[np.argmax(back)] - stamp_ns[0]) / NS:.2f} s; play a bag of one run"
         )
     return np.concatenate([[True], np.diff(newest_ns) > 0])
+
+
+def _check_gaps(stamp_ns: NDArray[np.int64], what: str) -> None:
+    away_ns = np.diff(stamp_ns)
+    if not len(away_ns):
+        return
+    k = int(np.argmax(away_ns))
+    if away_ns[k] > max(_GAP_NS, _GAP_PERIODS * float(np.median(away_ns))):
+        raise InputError(
+            f"{what}: expected positions without gaps, but there are none for "
+            f"{away_ns[k] / NS:.2f} s from {(stamp_ns[k] - stamp_ns[0]) / NS:.2f} s on (lost, or "
+            "the robot was stopped); play a bag of one motion"
+        )
 
 
 def _commands(bag: Bag, topic: str, robot: RobotSpec) -> tuple[NDArray[np.int64], Float]:
