@@ -29,7 +29,7 @@ demo: $(RUN_STAMP)
 	@$(BIN)/realign demo --out realign_demo --overwrite $(DEMO_ARGS)
 
 test: $(DEV_STAMP)
-	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(DEV_STAMP)
 	@$(BIN)/pytest -m slow $(PYTEST_ARGS)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -72,15 +73,26 @@ def give_way() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs ROS where there is none; keep what starts robots and graphs in one worker."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("graphs" if is_busy(item) else item.path.stem))
+    """Skip what needs ROS where there is none."""
     if importlib.util.find_spec("rclpy") is not None:
         return
     skip = pytest.mark.skip(reason="needs ROS 2 (rclpy): pip install 'realign[ros]', or source one")
     for item in items:
         if "ros" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep all that starts robots and graphs in one worker, and a file in one, too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GraphsTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.split("::")[0])
+            return "graphs" if path.parent.name in BUSY_FOLDERS else str(path)
+
+    return GraphsTogether(config, log)
 
 
 @pytest.fixture(scope="session")
