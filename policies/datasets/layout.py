@@ -209,13 +209,15 @@ def read_table(path: Path, remedy: str, columns: Sequence[str] | None = None) ->
         columns: those to read, as far as they are there; None for all.
 
     Raises:
-        InputError: it is missing, cut off or no Parquet.
+        InputError: it is missing, cut off, damaged or no Parquet.
     """
     try:
         file = pq.ParquetFile(path)
         if columns is not None:
             columns = [name for name in columns if name in file.schema_arrow.names]
-        return file.read(columns=columns)
+        table = file.read(columns=columns)
+        table.validate(full=True)  # text is UTF-8, offsets lie inside
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -217,6 +217,16 @@ def set_nan(folder: Path) -> None:
     rewrite(folder / DATA, change)
 
 
+def set_no_text(folder: Path) -> None:
+    def change(table: pa.Table) -> pa.Table:
+        n = table.num_rows
+        words = pa.array([b"\xe1"] * n, pa.binary()).view(pa.string())
+        rows = pa.ListArray.from_arrays(list(range(n + 1)), words)
+        return table.set_column(table.column_names.index("tasks"), "tasks", rows)
+
+    rewrite(folder / EPISODES, change)
+
+
 def rename_feature(folder: Path) -> None:
     text = (folder / INFO).read_text()
     (folder / INFO).write_text(text.replace('"observation.state"', '"observation.stat"'))
@@ -228,6 +238,7 @@ def rename_feature(folder: Path) -> None:
         (drop_column("action"), "column 'action'"),
         (drop_column("observation.state"), r"column 'observation\.state'"),
         (set_nan, r"episode 2: action: .*'dy' at frame 0"),
+        (set_no_text, "cannot be read .*UTF8"),
         (rename_feature, r"no feature 'observation\.state'"),
         (lambda f: rewrite(f / DATA, lambda t: t.slice(0, 10)), "episode 2: expected rows"),
         (lambda f: (f / DATA).unlink(), "Parquet files in data"),
