@@ -76,9 +76,10 @@ def test_what_a_shell_starts_in_the_background_ends_in_order_too(module):
         import signal
         print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     """)
+    lifeline = Lifeline()
     usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = start(Lifeline())
+        process = start(lifeline)
     finally:
         signal.signal(signal.SIGINT, usual)
     assert process.communicate(timeout=LIMIT_S)[0] == "True\n"
