@@ -48,14 +48,14 @@ def pytest_configure() -> None:
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(FASTDDS_PROFILE)
 
 
-def is_busy(item: pytest.Item) -> bool:
-    """Whether a test starts robots and graphs."""
-    return item.path.parent.name in BUSY_FOLDERS
+def is_busy(file: Path) -> bool:
+    """Whether the tests in a file start robots and graphs."""
+    return file.parent.name in BUSY_FOLDERS
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the worker that runs the graphs go before the others."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not is_busy(item):
+    if "PYTEST_XDIST_WORKER" in os.environ and not is_busy(item.path):
         give_way()
 
 
@@ -89,8 +89,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class GraphsTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            path = Path(nodeid.split("::")[0])
-            return "graphs" if path.parent.name in BUSY_FOLDERS else str(path)
+            file = nodeid.split("::")[0]
+            return "graphs" if is_busy(Path(file)) else file
 
     return GraphsTogether(config, log)
 

@@ -163,7 +163,7 @@ STEP = st.tuples(
 
 
 @pytest.mark.parametrize("robot", ROBOTS.values(), ids=list(ROBOTS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), steps=st.lists(STEP, max_size=40))
 def test_no_sequence_of_chunks_gets_an_unsafe_command_out(robot, seed, steps):
     bench = Bench(robot, seed)

@@ -28,7 +28,7 @@ def random_targets(rng, limits, steps):
     return np.tile(rng.normal(0.0, scale, n), (steps, 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=SEEDS)
 def test_position_commands_keep_position_velocity_and_acceleration(seed):
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def test_position_commands_keep_position_velocity_and_acceleration(seed):
     assert (np.abs(acceleration) <= limits.acceleration_rad_s2 * (1 + 1e-4) + 1e-6).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS)
 def test_limiter_is_transparent_for_a_feasible_motion(seed):
     rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def test_limiter_reaches_a_far_target_without_overshoot():
     assert (path <= target + 5e-3).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=SEEDS)
 def test_stop_ends_at_rest_within_the_acceleration_limit(seed):
     rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_stop_ends_at_rest_within_the_acceleration_limit(seed):
 
 
 @pytest.mark.parametrize("robot", [G1, PANDA])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=SEEDS)
 def test_no_chunk_gets_an_unsafe_command_through_the_guard(robot, seed):
     rng = np.random.default_rng(seed)

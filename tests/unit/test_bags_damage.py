@@ -101,7 +101,7 @@ def test_truncation_anywhere_is_an_input_error_and_salvage_gets_whole_chunks(
         assert rescued.damage == ()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_flipped_byte_is_noticed(
     bag: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

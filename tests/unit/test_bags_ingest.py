@@ -402,7 +402,7 @@ def batches_of(size: int) -> Iterator[None]:
         yield
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_random_bags_give_what_rosbags_deserialises(folder: Iterator[Path], data: Any) -> None:
     topics = data.draw(st.lists(st.sampled_from(sorted(TYPES)), min_size=1, unique=True))
@@ -428,7 +428,7 @@ def chunks_of(path: Path) -> list[tuple[int, int]]:
     return list(zip(ends, counts, strict=True))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_cut_bag_gives_the_columns_of_its_whole_chunks(folder: Iterator[Path], data: Any) -> None:
     entries = Random(data.draw(st.integers(0, 2**32))).entries(60, sorted(TYPES), 0.0)
@@ -477,7 +477,7 @@ def record(opcode: int, size: int) -> bytes:
     return struct.pack("<BQ", opcode, size) + bytes([5]) * size
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_the_walk_finds_what_steps_find(data: Any) -> None:
     """Cycles of lengths that are broken, cut, and go on in the next buffer."""

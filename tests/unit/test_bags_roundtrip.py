@@ -190,7 +190,7 @@ def assert_paths_equal(raw: bytes, kind: str) -> None:
         np.testing.assert_array_equal(values, slow.fields[name])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_fast_path_equals_general_path(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text("abcæ_0", min_size=0, max_size=9), max_size=5))
@@ -266,7 +266,7 @@ def test_other_joints_on_the_topic_are_left_out_but_a_part_of_ours_is_not() -> N
         columns_of([joint_state(1, [1, 2], names=NAMES)], names=NAMES)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_random_bytes_never_raise_anything_but_our_error(data: st.DataObject) -> None:
     raw = bytearray(trajectory(3, [[1, 2, 3], [4, 5, 6]]))

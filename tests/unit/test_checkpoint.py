@@ -230,7 +230,7 @@ def test_damaged_config_never_raises_anything_else(saved, junk, where):
         path.write_bytes(good)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=20))
 def test_damaged_network_never_raises_anything_else(tmp_path_factory, where, junk):
     good = network()

@@ -280,7 +280,7 @@ def test_inference_under_way_is_not_asked_again():
     assert len(inference.jobs) == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     executor=st.sampled_from(EXECUTORS),
     answers=st.lists(st.booleans(), min_size=120, max_size=120),

@@ -102,7 +102,7 @@ def smooth(t: Float, seed: int) -> Float:
     return np.asarray(sum(terms), np.float64)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(delay=st.floats(0.0, 0.2), seed=st.integers(0, 999))
 def test_lag_is_found_to_a_fraction_of_a_sample(delay: float, seed: int) -> None:
     t = np.arange(0.0, 8.0, 0.01)

@@ -126,7 +126,7 @@ def test_a_plan_that_ran_out_has_stopped():
     assert_allclose(later[1] - later[0], slew * 0.02)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 1.0), st.floats(0.1, 1.0))
 def test_any_network_gives_a_stream_within_limits(seed, velocity, acceleration):
     rng = np.random.default_rng(seed)

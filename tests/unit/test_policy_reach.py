@@ -73,7 +73,7 @@ def test_goals_are_reproducible_and_in_the_box():
         sample_goals(G1, 3, seed=0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.floats(-3.0, 1.0))
 def test_expert_never_exceeds_its_limits(seed, log_scale):
     rng = np.random.default_rng(seed)

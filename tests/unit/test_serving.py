@@ -13,7 +13,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -68,7 +68,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(message=st.dictionaries(st.text(max_size=8), plain | arrays, max_size=6))
 def test_what_is_packed_comes_back(message):
     found = unpack(pack(message))
@@ -81,7 +81,7 @@ def test_what_is_packed_comes_back(message):
             assert repr(found[key]) == repr(value)
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_give_a_message_or_one_sentence(data):
     message, words = judged(data)
