@@ -10,7 +10,9 @@ import hashlib
 import json
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,34 @@ def parse_weights(content: Mapping[str, bytes], what: str) -> dict[str, Float32]
             f"{what}: expected safetensors in {WEIGHTS_FILE}, got something else; copy the "
             "checkpoint again"
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedFiles(ABC):
+    """A trained model as read from disk: well-formed and unaltered.
+
+    Attributes:
+        content: file name -> content of the files beside config.json.
+        sha256: hash over all files, 64 hex digits.
+        files: file name -> its sha256.
+    """
+
+    content: dict[str, bytes]
+    sha256: str
+    files: dict[str, str]
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """How error texts name it."""
+
+    def weights(self) -> dict[str, Float32]:
+        """Name -> array of the network's weights.
+
+        Raises:
+            InputError: it was saved without them, or the file is damaged.
+        """
+        return parse_weights(self.content, self.what)
 
 
 def config_text(data: Mapping[str, Any], content: Mapping[str, bytes]) -> str:

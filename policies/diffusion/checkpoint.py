@@ -15,9 +15,9 @@ from policies.actor.config import read_json
 from policies.checkpoint_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    TrainedFiles,
     config_text,
     digests,
-    parse_weights,
     read_config,
     read_networks,
     write_files,
@@ -43,25 +43,18 @@ from policies.diffusion.config import (
 from policies.diffusion.model import GenerativeModel
 from policies.errors import InputError
 from policies.interface import RobotSpec
-from policies.processors import Float32
 from policies.robots import get_robot
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkCheckpoint:
+class ChunkCheckpoint(TrainedFiles):
     """A generative model as read from disk: well-formed and unaltered.
 
     Attributes:
         config: content of config.json.
-        content: file name -> content of the other files.
-        sha256: hash over all files, 64 hex digits.
-        files: file name -> its sha256.
     """
 
     config: ModelConfig
-    content: dict[str, bytes]
-    sha256: str
-    files: dict[str, str]
 
     @property
     def what(self) -> str:
@@ -79,14 +72,6 @@ class ChunkCheckpoint:
         spec = self.config.spec
         shape = (spec.prediction_horizon, len(spec.action_names))
         return load_codes(self.content[CODES_FILE], shape, f"{self.what}, {CODES_FILE}")
-
-    def weights(self) -> dict[str, Float32]:
-        """Name -> array of the network's weights.
-
-        Raises:
-            InputError: the checkpoint was saved without them, or the file is damaged.
-        """
-        return parse_weights(self.content, self.what)
 
 
 def read_chunk_checkpoint(path: Path) -> ChunkCheckpoint:

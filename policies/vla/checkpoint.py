@@ -16,9 +16,9 @@ from policies.actor.config import read_json
 from policies.checkpoint_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    TrainedFiles,
     config_text,
     digests,
-    parse_weights,
     read_config,
     read_networks,
     write_files,
@@ -28,7 +28,6 @@ from policies.diffusion.chunk_policy import ChunkPolicy
 from policies.diffusion.config import SAMPLERS, make_sampler
 from policies.errors import InputError
 from policies.interface import RobotSpec
-from policies.processors import Float32
 from policies.robots import get_robot
 from policies.vla.backend import VlaBackend, VlaOnnxBackend, VlaTorchBackend
 from policies.vla.config import KIND, VlaConfig, dump_config, parse_config
@@ -44,33 +43,19 @@ FILES = (ENCODER_FILE, DENOISER_FILE, INSTRUCTIONS_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VlaCheckpoint:
+class VlaCheckpoint(TrainedFiles):
     """A checkpoint as read from disk: well-formed and unaltered.
 
     Attributes:
         config: content of config.json.
-        content: file name -> content of the other files.
-        sha256: hash over all files, 64 hex digits.
-        files: file name -> its sha256.
     """
 
     config: VlaConfig
-    content: dict[str, bytes]
-    sha256: str
-    files: dict[str, str]
 
     @property
     def what(self) -> str:
         """How error texts name it."""
         return f"checkpoint {self.config.name!r}"
-
-    def weights(self) -> dict[str, Float32]:
-        """Name -> array of the network's weights.
-
-        Raises:
-            InputError: the checkpoint was saved without them, or the file is damaged.
-        """
-        return parse_weights(self.content, self.what)
 
     def instructions(self, encoder: Encode | None = None) -> Instructions:
         """The instructions that it knows.
