@@ -98,13 +98,13 @@ class LiveGraph:
         self.kill("policy")
         self.start_policy()
 
-    def start_driver(self) -> Process:
+    def start_driver(self, duration_s: float = 600.0) -> Process:
         parameters = {
             "robot": self.robot,
             "policy": str(self.policy),
-            "duration_s": 600.0,
+            "duration_s": duration_s,
             "goals": 1,
-            "goal_period_s": 600.0,
+            "goal_period_s": duration_s,
             "wait_for": "guard,policy",
         }
         return self.graph.start("driver", "realign_mujoco_driver.driver_node", parameters)
@@ -170,6 +170,15 @@ class LiveGraph:
         answer = client.call_async(self._trigger.Request())
         self.wait(answer.done, f"an answer of {name}")
         return answer.result()
+
+    def wait_started(self) -> None:
+        """Until the robot has moved; it may have fallen or been stopped since."""
+        self.wait(lambda: any(e.new == "active" for e in self.edges()), "a moving robot", 90.0)
+
+    def wait_moving(self) -> None:
+        """Until the robot moves; where a busy machine has stopped it since, it is armed again."""
+        self.wait_started()
+        self.set_moving()
 
     def set_moving(self) -> None:
         """Bring the guard to ACTIVE, as an operator does.

@@ -52,7 +52,7 @@ def arm(open_live_graph, peers, tmp_path_factory):
         graph.start_guard(policy_rate_hz=20.0)
         graph.start_policy()
         graph.start_driver()
-        graph.wait(lambda: graph.guard_state() == "active", "a robot in motion", 60.0)
+        graph.wait_moving()
         yield graph
 
 

@@ -39,7 +39,7 @@ def live(open_live_graph):
     relay = {"source": "action_chunk", "sink": CHUNKS, "duplicate": 0.2, "jitter_s": 0.04}
     graph.graph.start("relay", "realign_bringup.fault_relay", relay)
     graph.start_driver()
-    graph.wait(lambda: graph.guard_state() == "active", "a moving robot", 60.0)
+    graph.wait_moving()
     return graph
 
 

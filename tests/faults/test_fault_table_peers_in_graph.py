@@ -88,7 +88,7 @@ def remote(open_live_graph, server):
     graph.start_guard()
     graph.start_policy()
     graph.start_driver()
-    graph.wait(lambda: graph.guard_state() == "active", "a robot in motion", 60.0)
+    graph.wait_moving()
     return graph
 
 

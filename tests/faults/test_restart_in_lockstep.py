@@ -13,7 +13,8 @@ def start(graph, robot, policy):
     graph.graph.start("policy", "realign_policy.policy_node", common | {"autostart": True})
     driver = {"duration_s": 1e6, "wait_for": "guard,policy"}
     graph.graph.start("driver", "realign_mujoco_driver.driver_node", common | driver)
-    graph.wait(lambda: graph.state and graph.guard_state() == "active", "a moving robot", 60.0)
+    graph.wait_started()  # a robot without balance may have fallen already
+    graph.wait(lambda: graph.state, "a state of the robot")
 
 
 def wait_a_second(graph):

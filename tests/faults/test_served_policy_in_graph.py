@@ -68,7 +68,7 @@ def test_a_server_that_dies_holds_the_robot_and_moves_it_again_when_it_is_back(
         graph.start_guard()
         graph.start_policy(tmp_path)
         graph.start_driver()
-        graph.wait(lambda: graph.guard_state() == "active", "a moving robot", 90.0)
+        graph.wait_moving()
         since = time.time()
         os.kill(first.pid, signal.SIGKILL)
         graph.wait_edge("hold", "policy_silent", "overrun", since=since)
