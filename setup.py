@@ -56,6 +56,7 @@ EXTRAS = {
         "import-linter",
         "mypy",
         "pytest",
+        "pytest-rerunfailures",
         "pytest-timeout",
         "pytest-xdist",
         "ruff",

@@ -78,9 +78,18 @@ class PictureWatch:
         self._pose: Float | None = None
         self._moved = False
 
-    def take(self, data: bytes | bytearray | memoryview | array[int], stamp_ns: int) -> None:
-        """Take note of a picture, its bytes as they came, and its stamp, ns."""
+    def take(
+        self, stamp_ns: int, data: bytes | bytearray | memoryview | array[int] | None = None
+    ) -> None:
+        """Take note of a picture.
+
+        Args:
+            stamp_ns: its stamp, ns.
+            data: its bytes as they came; None where nobody asks whether it is frozen.
+        """
         self._stamp_ns = stamp_ns
+        if data is None:
+            return
         digest = zlib.crc32(data)
         if digest != self._digest:
             self._digest, self._since_ns = digest, stamp_ns

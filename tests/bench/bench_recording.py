@@ -36,13 +36,17 @@ QOS = QoSProfile(depth=100)
 
 
 def cameras(seconds: float) -> None:
-    """Send images of both cameras; each frame has noise of its own."""
+    """Send images of both cameras, once a recorder listens if one does; each frame has noise."""
     rclpy.init()
     node = rclpy.create_node("bench_cameras")
     publishers = [node.create_publisher(Image, f"{c.name}/image_raw", 10) for c in CAMERAS]
     clean, rng = picture(), np.random.default_rng(1)
     prefer_realtime(20)  # as the driver of `realign run`, which publishes them there
     frames = [np.roll(clean, int(shift), axis=1) for shift in rng.integers(0, 640, 8)]
+    patience = time.monotonic() + 1.0
+    while time.monotonic() < patience and not all(p.get_subscription_count() for p in publishers):
+        time.sleep(0.01)
+    time.sleep(0.5)  # the other way round it takes a moment, too
     deadline = time.monotonic()
     for number in range(round(seconds * CAMERA_HZ)):
         for publisher in publishers:

@@ -66,11 +66,11 @@ def picture(k):
 def test_camera_silent():
     watch = PictureWatch()
     assert watch.is_silent(0, 0.2)  # none has come
-    watch.take(picture(0), NS)
+    watch.take(NS, picture(0))
     assert not watch.is_silent(NS + 200 * MS, 0.2)
     assert watch.is_silent(NS + 201 * MS, 0.2)
     assert watch.is_silent(NS - 201 * MS, 0.2)  # of another clock
-    watch.take(picture(1), NS + 300 * MS)
+    watch.take(NS + 300 * MS, picture(1))
     assert not watch.is_silent(NS + 300 * MS, 0.2)
     assert watch.is_silent(NS + 300 * MS + 1, 0.0)  # in lockstep it is the picture of that moment
 
@@ -85,12 +85,12 @@ def test_camera_frozen(travel_rad, changes, seconds, frozen):
     times = np.arange(0.0, seconds, 0.05)
     for k, t in enumerate(times):
         stamp = NS + round(t * NS)
-        watch.take(picture(k if changes else 0), stamp)
+        watch.take(stamp, picture(k if changes else 0))
         seen.append(watch.is_frozen(stamp, travel_rad * np.sin(3.0 * t) * np.ones(7)))
     assert seen[-1] == frozen
     if frozen:
         assert times[seen.index(True)] == pytest.approx(0.55, abs=0.051)
-        watch.take(picture(1), NS + round(seconds * NS))
+        watch.take(NS + round(seconds * NS), picture(1))
         assert not watch.is_frozen(NS + round(seconds * NS), np.zeros(7))
 
 

@@ -25,7 +25,7 @@ from policies.checkpoint import load_policy
 from policies.errors import InputError
 from policies.interface import Policy
 from policies.robots import get_robot
-from policies.runtime.planning import PlanningPolicy
+from policies.runtime.planning import cameras_of
 from policies.runtime.scheduling import prefer_realtime
 from realign_driver.commands import CommandReader
 from realign_driver.program import end_node, make_node, spinning, until_shutdown
@@ -94,12 +94,13 @@ class DriverNode(Node):
         """The cameras that a policy looks through, if it does."""
         transport: str = self.declare_parameter("image_transport", "raw").value
         rate_hz: float = self.declare_parameter("camera_rate_hz", 30.0).value
-        if not isinstance(policy, PlanningPolicy) or not policy.model.spec.cameras:
+        wanted = cameras_of(policy) if policy else ()
+        if not policy or not wanted:
             return None
         return Cameras(
             self,
             self.robot,
-            policy.model.spec.cameras,
+            wanted,
             rate_hz=policy.spec.rate_hz if self.lockstep else rate_hz,
             seed=seed,
             transport=transport,

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image, Imu, JointState
 from policies import messages as wire
 from policies.diffusion.interface import CameraSpec
 from policies.interface import Observation, Policy, RobotSpec
-from policies.runtime.planning import PlanningPolicy
+from policies.runtime.planning import PlanningPolicy, cameras_of
 from policies.runtime.watches import PictureWatch
 from realign_policy.data_loop import DataGroup
 from realign_policy.images import CameraStream, topic_of
@@ -52,12 +52,12 @@ def vision_of(policy: Policy, transport: str, max_age_s: float) -> Vision:
         transport: one of :data:`realign_policy.images.TRANSPORTS`.
         max_age_s: see :class:`Vision`.
     """
-    plan = policy.model.spec if isinstance(policy, PlanningPolicy) else None
+    history = policy.model.spec.observation_horizon if isinstance(policy, PlanningPolicy) else 1
     return Vision(
-        cameras=plan.cameras if plan else (),
+        cameras=cameras_of(policy),
         transport=transport,
         max_age_s=max_age_s,
-        history=plan.observation_horizon if plan else 1,
+        history=history,
     )
 
 
@@ -175,8 +175,11 @@ class Sensing:
 
         def on_image(message: Any) -> None:
             stream.take(message)
-            pictures.take(message.data, wire.stamp_to_ns(message.header.stamp))
-            if vision.max_age_s == 0.0:  # it has been waited for
+            stamp_ns = wire.stamp_to_ns(message.header.stamp)
+            if vision.max_age_s > 0.0:
+                pictures.take(stamp_ns, message.data)
+            else:  # it has been waited for
+                pictures.take(stamp_ns)
                 self._on_data()
 
         return kind, topic, on_image, IMAGE_QOS if vision.max_age_s > 0.0 else QOS
