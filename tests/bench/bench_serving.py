@@ -174,7 +174,7 @@ def stream_row(label: str, folder: Path, policy: Path, **options) -> str:
 def standing(stamps, velocity) -> float:
     """Share of the time on the way to a goal in which the commands stand still, percent."""
     since = stamps[1:] % GOAL_PERIOD_S
-    on_way = (since > 0.3) & (since < 1.0)
+    on_way = (since > 0.3) & (since < 1.0) & (stamps[1:] < GOALS * GOAL_PERIOD_S)
     return 100.0 * float(np.mean(np.abs(velocity[on_way]).max(axis=1) < 0.02))
 
 
