@@ -21,6 +21,8 @@ from policies.errors import InputError
 from policies.processors import Float32
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+UNSEALED = f"{CONFIG_FILE} has no hash of itself: a change in it may go unnoticed"
+_POLICY = f"a policy checkpoint (a directory with {CONFIG_FILE} and networks)"
 _NO_HASH = "0" * 64
 _MAX_CONFIG_BYTES = 4_000_000
 _MAX_MODEL_BYTES = 2_000_000_000
@@ -45,16 +47,19 @@ def _read(path: Path, limit: int) -> bytes:
         raise InputError(f"{path}: expected a readable file, got {error.strerror}") from error
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], bytes]:
+def read_config(path: Path, what: str = _POLICY) -> tuple[dict[str, Any], bytes]:
     """Content of config.json, parsed and raw.
+
+    Args:
+        path: checkpoint directory.
+        what: what it should be, for error texts.
 
     Raises:
         InputError: there is no such file, or it is no JSON object.
     """
     if not path.is_dir():
         raise InputError(
-            f"expected a policy checkpoint (a directory with {CONFIG_FILE} and networks), "
-            f"got {path}, which is {'a file' if path.exists() else 'not there'}"
+            f"expected {what}, got {path}, which is {'a file' if path.exists() else 'not there'}"
         )
     config_path = path / CONFIG_FILE
     raw = _read(config_path, _MAX_CONFIG_BYTES)
@@ -126,10 +131,10 @@ def parse_weights(content: Mapping[str, bytes], what: str) -> dict[str, Float32]
         )
     try:
         return load(content[WEIGHTS_FILE])
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # a KeyError names a type that NumPy has not
         raise InputError(
-            f"{what}: expected safetensors in {WEIGHTS_FILE}, got something else; copy the "
-            "checkpoint again"
+            f"{what}: expected safetensors of NumPy's types in {WEIGHTS_FILE}, got something else; "
+            "copy the checkpoint again"
         ) from error
 
 

@@ -104,7 +104,7 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
         InputError: the checkpoint is damaged or does not fit its robot, or ``json`` exists.
     """
     from policies.checkpoint import inspect
-    from policies.checkpoint_files import is_sealed, read_config
+    from policies.checkpoint_files import UNSEALED, is_sealed, read_config
 
     _new_file(json)
     info = inspect(policy)
@@ -119,7 +119,7 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     for label, text in summaries.get(info["type"], _chunk_summary)(info):
         print(f"{label:<13}{text}")
     if "files" in info and not is_sealed(read_config(policy)[0]):
-        print("note         config.json has no hash of itself: a change in it may go unnoticed")
+        print(f"note         {UNSEALED}")
 
 
 def _actor_summary(info: dict[str, Any]) -> list[tuple[str, str]]:

@@ -106,8 +106,10 @@ def read_json(text: str, what: str) -> dict[str, Any]:
 
     try:
         data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a ValueError also of a number of 4300 digits
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"{what}: expected JSON, got something else ({reason})") from error
     if not isinstance(data, dict):
         raise InputError(f"{what}: expected a JSON object, got {type(data).__name__}")

@@ -9,10 +9,10 @@ from typing import Literal, TypedDict
 import numpy as np
 from tqdm import tqdm
 
+from policies.checkpoint_files import check_writable
 from policies.robots import get_robot
 from sim2real.baselines.parameter_fit import SysIdConfig
 from sim2real.baselines.sysid import identify
-from sim2real.delta.files import check_output
 from sim2real.delta.findings import finding_rows, findings
 from sim2real.delta.model import DeltaModel, joint_indices
 from sim2real.delta.ppo import PpoDeltaConfig, PpoDeltaReport, train_ppo_delta
@@ -74,7 +74,7 @@ def delta_train(
         json: file for machine-readable results.
     """
     spec = get_robot(robot)
-    check_output(out, overwrite=overwrite)
+    check_writable(out, overwrite=overwrite)
     check_new(json, overwrite=overwrite)
     joint_indices(spec, joints)
     gap = None if simulator == _IDENTIFY else make_gap(spec, simulator)

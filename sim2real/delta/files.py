@@ -1,59 +1,56 @@
-"""Files of a delta-action model: ``config.json`` beside ``model.safetensors``."""
+"""Files of a delta-action model: those of a policy's checkpoint, with the same hashes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save
 
+from policies.checkpoint_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    config_text,
+    parse_weights,
+    read_config,
+    read_networks,
+    write_files,
+)
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 
-CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-
-
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write a model over something else; to be called before the work begins.
-
-    Raises:
-        InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
-    """
-    if out.exists() and not overwrite:
-        raise InputError(f"expected a new folder, {out} exists; choose another or use --overwrite")
-    if (
-        out.exists()
-        and any(out.iterdir() if out.is_dir() else [out])
-        and not (out / CONFIG).is_file()
-    ):
-        raise InputError(
-            f"expected {out} to be a delta model or not to exist, it holds other things; "
-            "choose another folder"
-        )
+WHAT = f"a delta model (a folder with {CONFIG_FILE}, made by `realign delta train`)"
 
 
 def write_model(
     out: Path, config: Mapping[str, Any], weights: Mapping[str, Float], *, overwrite: bool
 ) -> None:
-    """Write a model's two files, with the hash of one in the other.
+    """Write a model's two files, whole or not at all; one has the hashes of both.
 
     Raises:
-        InputError: as :func:`check_output`.
+        InputError: ``out`` exists and ``overwrite`` is False, or is not a delta model.
     """
-    check_output(out, overwrite=overwrite)
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, out / _WEIGHTS)
-    whole = {**config, "sha256": _hash(out / _WEIGHTS)}
-    (out / CONFIG).write_text(json.dumps(whole, indent=2) + "\n")
+    content = {WEIGHTS_FILE: save({k: np.ascontiguousarray(v) for k, v in weights.items()})}
+    write_files(out, config_text(config, content), content, overwrite=overwrite)
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Float]]:
+    """What ``config.json`` in the folder ``path`` says, and the arrays beside it.
+
+    Raises:
+        InputError: missing, altered or damaged files.
+    """
+    config, raw = read_config(path, WHAT)
+    if "files" not in config:  # an earlier version stated one hash only, that of the arrays
+        config["files"] = {WEIGHTS_FILE: config.get("sha256")}
+    content = read_networks(path, config, raw, (WEIGHTS_FILE,))
+    weights = parse_weights(content, f"delta model {path}")
+    wrong = sorted(name for name, value in weights.items() if value.dtype.kind != "f")
+    if wrong:
+        raise InputError(f"{path}: expected real numbers in {wrong}; train the model again")
+    return config, {name: value.astype(np.float64) for name, value in weights.items()}
 
 
 def check_robot(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> None:
@@ -70,28 +67,6 @@ def check_robot(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> None
         )
 
 
-def read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Float]:
-    """Arrays of the model in the folder ``path``, checked against the hash in ``config``.
-
-    Raises:
-        InputError: missing or damaged file.
-    """
-    weights_file = path / _WEIGHTS
-    if not weights_file.is_file():
-        raise InputError(f"{path}: expected {_WEIGHTS} in it, it is missing; copy the whole folder")
-    if _hash(weights_file) != config["sha256"]:
-        raise InputError(
-            f"{path}: {_WEIGHTS} is not the file that {CONFIG} names (sha256 differs); "
-            "copy the folder again"
-        )
-    try:
-        return {k: v.astype(np.float64) for k, v in load_file(weights_file).items()}
-    except SafetensorError as error:
-        raise InputError(
-            f"{weights_file}: not a safetensors file ({error}); copy it again"
-        ) from None
-
-
 def check_arrays(
     path: Path, weights: Mapping[str, Float], want: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -104,7 +79,7 @@ def check_arrays(
     if have != want:
         wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
         raise InputError(
-            f"{path}: arrays {wrong} are missing, unknown or of another shape than {CONFIG} "
+            f"{path}: arrays {wrong} are missing, unknown or of another shape than {CONFIG_FILE} "
             "gives; train the model again"
         )
     bad = sorted(name for name, value in weights.items() if not np.isfinite(value).all())
@@ -112,28 +87,3 @@ def check_arrays(
         raise InputError(
             f"{path}: expected finite weights, got others in {bad}; train the model again"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What ``config.json`` in the folder ``path`` holds.
-
-    Raises:
-        InputError: it is missing, or not a JSON object.
-    """
-    file = path / CONFIG
-    if not file.is_file():
-        raise InputError(
-            f"expected a delta model (a folder with {CONFIG}), got {path}; "
-            "make one with `realign delta train`"
-        )
-    try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON ({error}); copy the model again") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file}: expected the description of a delta model, got something else")
-    return config
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

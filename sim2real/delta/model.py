@@ -7,6 +7,7 @@ that were never seen; the networks, SiLU on standardised features, add what is l
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,17 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from policies.checkpoint_files import CONFIG_FILE
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
 from sim2real.delta.features import feature_count, features
-from sim2real.delta.files import (
-    CONFIG,
-    check_arrays,
-    check_robot,
-    read_json,
-    read_weights,
-    write_model,
-)
+from sim2real.delta.files import check_arrays, check_robot, read_model, write_model
 from sim2real.delta.motor import TERMS, term_values
 from sim2real.delta.trust import RANGES, coordinates, joint_trust, network_trust
 from sim2real.replay.open_loop import DeltaAction, History
@@ -35,6 +30,7 @@ from sim2real.sim.stepper import SimState
 
 FORMAT = "realign-delta-2"
 _SMALLEST_SCALE = 1e-6
+_LARGEST = sys.float_info.max  # JSON has integers beyond it
 
 
 def joint_indices(robot: RobotSpec, joints: tuple[str, ...]) -> list[int]:
@@ -244,12 +240,11 @@ def load_delta(path: Path, robot: RobotSpec) -> SavedDelta:
     """
     from sim2real.delta import ppo_model  # it is built on this module
 
-    config = read_json(path)
+    config, weights = read_model(path)
     if config.get("format") == ppo_model.FORMAT:
-        return ppo_model.ppo_from_config(path, config, robot)
+        return ppo_model.ppo_from_config(path, config, weights, robot)
     _check_config(path, config)
     check_robot(path, config, robot)
-    weights = read_weights(path, config)
     joint_indices(robot, tuple(config["joints"]))
     model = DeltaModel(
         robot=robot,
@@ -262,7 +257,7 @@ def load_delta(path: Path, robot: RobotSpec) -> SavedDelta:
         gain=float(config["gain"]),
         spread=float(config["spread"]),
         weights=weights,
-        simulator=Gap.from_json(config.get("simulator", {}), f"{path / CONFIG}, 'simulator'"),
+        simulator=Gap.from_json(config.get("simulator", {}), f"{path / CONFIG_FILE}, 'simulator'"),
         training=config.get("training", {}),
     )
     _check_weights(path, model)
@@ -270,7 +265,7 @@ def load_delta(path: Path, robot: RobotSpec) -> SavedDelta:
 
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
-    file = path / CONFIG
+    file = path / CONFIG_FILE
     types: dict[str, type | tuple[type, ...]] = {
         "robot": str,
         "robot_fingerprint": str,
@@ -282,7 +277,6 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
         "limit_rad": (int, float),
         "gain": (int, float),
         "spread": (int, float),
-        "sha256": str,
     }
     if config.get("format") != FORMAT:
         raise InputError(f"{file}: expected a delta model of format {FORMAT}, got something else")
@@ -293,10 +287,10 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             "hidden": all(isinstance(x, int) and 0 < x <= 4096 for x in config["hidden"]),
             "members": 0 < config["members"] <= 100,
             "window": 0 <= config["window"] <= 1000,
-            "rate_hz": 0 < config["rate_hz"] < np.inf,
-            "limit_rad": 0 < config["limit_rad"] < np.inf,
+            "rate_hz": 0 < config["rate_hz"] <= _LARGEST,
+            "limit_rad": 0 < config["limit_rad"] <= _LARGEST,
             "gain": 0 <= config["gain"] <= 1,
-            "spread": 0 < config["spread"] < np.inf,
+            "spread": 0 < config["spread"] <= _LARGEST,
         }
         wrong = [name for name, good in lists.items() if not good]
     if wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from policies.checkpoint_files import CONFIG_FILE
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse
-from sim2real.delta.files import check_arrays, check_robot, read_weights, write_model
+from sim2real.delta.files import check_arrays, check_robot, write_model
 from sim2real.delta.model import joint_indices
 from sim2real.replay.open_loop import History
 from sim2real.sim.gaps import Gap
@@ -158,15 +160,22 @@ def layer_shapes(inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str
     return shapes
 
 
-def ppo_from_config(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> PpoDelta:
-    """The model in the folder ``path`` with a ``config.json`` of format :data:`FORMAT`.
+def ppo_from_config(
+    path: Path, config: Mapping[str, Any], weights: Mapping[str, Float], robot: RobotSpec
+) -> PpoDelta:
+    """The model with a ``config.json`` of format :data:`FORMAT`.
+
+    Args:
+        path: its folder.
+        config: content of ``config.json``.
+        weights: its arrays.
+        robot: the robot that it is going to be used with.
 
     Raises:
         InputError: damaged files, another robot or gains, arrays of wrong shape or not finite.
     """
     _check_config(path, config)
     check_robot(path, config, robot)
-    weights = read_weights(path, config)
     model = PpoDelta(
         robot=robot,
         rate_hz=float(config["rate_hz"]),
@@ -175,7 +184,7 @@ def ppo_from_config(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> 
         scale_rad=float(config["scale_rad"]),
         limit_rad=float(config["limit_rad"]),
         weights=weights,
-        simulator=Gap.from_json(config.get("simulator", {}), f"{path}, 'simulator'"),
+        simulator=Gap.from_json(config.get("simulator", {}), f"{path / CONFIG_FILE}, 'simulator'"),
         training=config.get("training", {}),
     )
     joint_indices(robot, model.joints)
@@ -188,14 +197,13 @@ def ppo_from_config(path: Path, config: Mapping[str, Any], robot: RobotSpec) -> 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     def positive(name: str) -> bool:
         value = config.get(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and 0.0 < float(value) < np.inf  # type: ignore[arg-type]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return 0.0 < value <= sys.float_info.max  # JSON has integers beyond it
 
     joints, hidden = config.get("joints"), config.get("hidden")
     good = {name: positive(name) for name in ("rate_hz", "scale_rad", "limit_rad")}
-    good |= {
-        name: isinstance(config.get(name), str) for name in ("robot", "robot_fingerprint", "sha256")
-    }
+    good |= {name: isinstance(config.get(name), str) for name in ("robot", "robot_fingerprint")}
     good["joints"] = (
         isinstance(joints, list) and bool(joints) and all(isinstance(x, str) for x in joints)
     )
@@ -205,5 +213,5 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     wrong = [name for name, valid in good.items() if not valid]
     if wrong:
         raise InputError(
-            f"{path / 'config.json'}: {wrong} missing or not valid; train the model again"
+            f"{path / CONFIG_FILE}: {wrong} missing or not valid; train the model again"
         )

@@ -9,7 +9,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from policies.checkpoint import read_checkpoint, save_checkpoint
-from policies.checkpoint_files import check_writable
+from policies.checkpoint_files import UNSEALED, check_writable, is_sealed, read_config
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
@@ -124,7 +124,10 @@ def _aligned(
         return None, None
     if path.suffix == ".json":
         return None, load_gap(path, robot)
-    return load_delta(path, robot), None
+    model = load_delta(path, robot)
+    if not is_sealed(read_config(path)[0]):
+        print(f"note: {path}: {UNSEALED}")
+    return model, None
 
 
 def _line(progress: Progress) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from policies.checkpoint_files import UNSEALED, is_sealed, read_config
 from policies.robots import get_robot
 from sim2real.delta.model import DeltaModel, load_delta
 from sim2real.delta.trust import TrustMeter
@@ -60,6 +61,8 @@ def replay_command(
     for file in (json, report):
         check_new(file, overwrite=overwrite)
     model = None if delta is None else load_delta(delta, spec)
+    if delta is not None and not is_sealed(read_config(delta)[0]):
+        print(f"note: {delta}: {UNSEALED}")
     meter = TrustMeter(model) if isinstance(model, DeltaModel) else None
     logged = load_episodes(episodes, spec)
     with tqdm(

@@ -221,27 +221,27 @@ def test_a_model_is_not_overwritten_silently(tmp_path):
     assert (tmp_path / "delta" / "model.safetensors").read_bytes() != before
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds other things"):
+    with pytest.raises(InputError, match="to overwrite, but it has no"):
         small_model().save(tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").is_file()
 
 
 def rewrite(folder, config=None, weights=None, keep_hash=False):
-    """Change a saved model as someone might who knows the format."""
+    """Change a saved model as someone might who knows the format, and takes the seal off."""
     content = json.loads((folder / "config.json").read_text())
     arrays = load_file(folder / "model.safetensors")
     arrays.update(weights or {})
     save_file({k: v for k, v in arrays.items() if v is not None}, folder / "model.safetensors")
     if not keep_hash:
         data = (folder / "model.safetensors").read_bytes()
-        content["sha256"] = hashlib.sha256(data).hexdigest()
+        content["files"] = {"model.safetensors": hashlib.sha256(data).hexdigest()}
     (folder / "config.json").write_text(json.dumps({**content, **(config or {})}))
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"weights": {"b0": np.zeros((3, 8))}, "keep_hash": True}, "sha256 differs"),
+        ({"weights": {"b0": np.zeros((3, 8))}, "keep_hash": True}, "expected sha256"),
         ({"weights": {"b0": np.zeros((3, 9))}}, r"\['b0'\]"),
         ({"weights": {"b0": None}}, r"\['b0'\]"),
         ({"weights": {"extra": np.zeros(3)}}, r"\['extra'\]"),
@@ -260,7 +260,9 @@ def rewrite(folder, config=None, weights=None, keep_hash=False):
         ({"config": {"members": -1}}, "members"),
         ({"config": {"hidden": ["a"]}}, "hidden"),
         ({"config": {"limit_rad": None}}, "limit_rad"),
-        ({"config": {"limit_rad": float("nan")}}, "limit_rad"),
+        ({"config": {"limit_rad": float("nan")}}, "finite numbers, got NaN"),
+        ({"config": {"limit_rad": 10**400}}, "limit_rad"),
+        ({"weights": {"shift": np.zeros(feature_count(PANDA, 2), np.int64)}}, r"\['shift'\]"),
         ({"config": {"format": "other"}}, "format"),
     ],
 )
@@ -269,6 +271,42 @@ def test_a_damaged_model_gets_a_sentence(tmp_path, change, sentence):
     rewrite(tmp_path / "delta", **change)
     with pytest.raises(InputError, match=sentence):
         load_delta(tmp_path / "delta", PANDA)
+
+
+def test_any_byte_that_changes_in_a_model_is_noticed(tmp_path):
+    small_model().save(tmp_path / "delta")
+    rng = np.random.default_rng(0)
+    for name, step in (("config.json", 1), ("model.safetensors", 23)):
+        path = tmp_path / "delta" / name
+        whole = path.read_bytes()
+        for place in range(0, len(whole), step):
+            digit = b"7" if whole[place : place + 1] == b"3" else b"3"
+            other = digit if rng.random() < 0.5 else bytes([whole[place] ^ 1 << rng.integers(8)])
+            path.write_bytes(whole[:place] + other + whole[place + 1 :])
+            with pytest.raises(InputError) as error:
+                load_delta(tmp_path / "delta", PANDA)
+            assert "\n" not in str(error.value), (name, place, other)
+        path.write_bytes(whole)
+    assert load_delta(tmp_path / "delta", PANDA).members == 3
+
+
+def test_a_model_of_an_earlier_version_is_loaded_and_said_to_have_no_seal(
+    episodes, tmp_path, capsys
+):
+    out = tmp_path / "delta"
+    small_model().save(out)
+    save_episodes(episodes[:1], tmp_path / "episodes")
+    command = ["replay", str(tmp_path / "episodes"), "--robot", "panda", "--delta", str(out)]
+    assert main(command) == 0
+    assert "no hash of itself" not in capsys.readouterr().out
+    content = json.loads((out / "config.json").read_text())
+    content["sha256"] = content.pop("files")["model.safetensors"]
+    (out / "config.json").write_text(json.dumps(content))
+    assert main(command) == 0
+    assert "no hash of itself" in capsys.readouterr().out
+    (out / "model.safetensors").write_bytes(b"0" + (out / "model.safetensors").read_bytes()[1:])
+    with pytest.raises(InputError, match="expected sha256"):
+        load_delta(out, PANDA)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -123,7 +123,9 @@ def test_a_model_survives_its_files_and_replays(episodes, trained, tmp_path):
 
 def set_config(folder, **changes):
     file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    content = json.loads(file.read_text()) | changes
+    del content["files"]["config.json"]
+    file.write_text(json.dumps(content))
 
 
 def corrupt(folder):
@@ -134,14 +136,14 @@ def corrupt(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (corrupt, "sha256 differs"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "missing"),
+        (corrupt, "expected sha256"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "none"),
         (lambda folder: set_config(folder, hidden=[32, 15]), "another shape"),
         (lambda folder: set_config(folder, limit_rad=-1.0), "limit_rad"),
         (lambda folder: set_config(folder, joints=[]), "joints"),
         (lambda folder: set_config(folder, robot="g1"), "got one for g1"),
         (lambda folder: set_config(folder, format="realign-delta-ppo-9"), "format"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "something else"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "got list"),
     ],
 )
 def test_damaged_files_are_refused(trained, tmp_path, damage, message):
