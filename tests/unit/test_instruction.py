@@ -10,8 +10,9 @@ rclpy = pytest.importorskip("rclpy")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from realign_policy.instruction import MAX_CHARACTERS, Instruction  # noqa: E402
-from realign_policy.sensing import LATCHED  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
+
+from realign_driver.qos import LATCHED_NEWEST  # noqa: E402
 
 pytestmark = pytest.mark.ros
 PATIENCE_S = 30.0
@@ -39,7 +40,9 @@ def graph(ros_context):
 
 def listen(node) -> list[str]:
     heard: list[str] = []
-    node.create_subscription(String, "policy/instruction", lambda m: heard.append(m.data), LATCHED)
+    node.create_subscription(
+        String, "policy/instruction", lambda m: heard.append(m.data), LATCHED_NEWEST
+    )
     return heard
 
 
@@ -54,7 +57,7 @@ def test_the_first_instruction_is_heard_by_whoever_records(graph):
 def test_who_comes_late_hears_what_holds_now(graph):
     policy, listener, until = graph
     instruction = Instruction(policy, "touch the red cube")
-    operator = listener.create_publisher(String, "policy/instruction", LATCHED)
+    operator = listener.create_publisher(String, "policy/instruction", LATCHED_NEWEST)
     operator.publish(String(data="touch the blue ball"))
     until(lambda: instruction.text == "touch the blue ball")
     heard = listen(listener)
@@ -67,7 +70,7 @@ def test_nothing_is_said_where_nothing_was_asked_for_and_novels_are_refused(grap
     instruction = Instruction(policy, "")
     assert instruction.text is None
     assert policy.count_publishers("/policy/instruction") == 0
-    operator = listener.create_publisher(String, "policy/instruction", LATCHED)
+    operator = listener.create_publisher(String, "policy/instruction", LATCHED_NEWEST)
     operator.publish(String(data="x" * (MAX_CHARACTERS + 1)))
     operator.publish(String(data="wave"))
     until(lambda: instruction.text == "wave")

@@ -9,21 +9,17 @@ deserialised; the same seed and the same messages give the same faults.
 
 from __future__ import annotations
 
-import contextlib
 import time
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Imu, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.errors import InputError
-from realign_driver.program import end_node, make_node, until_shutdown
+from realign_driver.program import declaring, end_node, make_node, step
+from realign_driver.qos import QOS
 from sim2real.testing.link import FaultyLink, LinkFaults
 
-QOS = QoSProfile(depth=100)
 TYPES = {"trajectory": JointTrajectory, "joint_state": JointState, "imu": Imu}
 _IDLE_S = 0.05
 
@@ -33,7 +29,7 @@ class FaultRelay(Node):
 
     def __init__(self) -> None:
         super().__init__("fault_relay")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         kind = value("type", "trajectory")
         if kind not in TYPES:
             raise InputError(f"type: expected one out of {sorted(TYPES)}, got {kind!r}")
@@ -80,14 +76,9 @@ def parse_outages(text: str) -> tuple[tuple[float, float], ...]:
 def main() -> None:
     """Relay until told to stop."""
     node = make_node(FaultRelay)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
-        with until_shutdown(), contextlib.suppress(KeyboardInterrupt):
-            while rclpy.ok():
-                executor.spin_once(timeout_sec=node.pass_on())
+        step(node, node.pass_on)
     finally:
-        executor.shutdown()
         end_node(node)
 
 

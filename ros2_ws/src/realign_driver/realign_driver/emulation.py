@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from policies.checkpoint import load_policy
-from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.process import on_stop, refusing
 
 
 class Emulator(Protocol):
@@ -79,14 +77,11 @@ def play(make: Callable[[], E], given: argparse.Namespace) -> E:
         given: the options above.
     """
     try:
-        emulator = make()
-        signal.signal(signal.SIGINT, emulator.stop)
-        signal.signal(signal.SIGTERM, emulator.stop)
-        prefer_realtime(given.realtime_priority)
-        emulator.run()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        with refusing():
+            emulator = make()
+            on_stop(emulator.stop)
+            prefer_realtime(given.realtime_priority)
+            emulator.run()
     except KeyboardInterrupt:  # while it was still being built
         raise SystemExit(130) from None
     if given.summary is not None:

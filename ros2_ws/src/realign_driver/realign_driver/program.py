@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 
-from policies.errors import InputError
+from realign_driver.process import refusing
 
 N = TypeVar("N", bound=Node)
 
 
-def make_node(kind: Callable[[], N]) -> N:
-    """Start ROS and make a node; where it refuses, exit with code 2 and its sentence."""
-    rclpy.init()
-    try:
+def make_node(kind: Callable[[], N], **options: Any) -> N:
+    """Start ROS and make a node; where it refuses, exit with code 2 and its sentence.
+
+    Args:
+        kind: makes the node.
+        options: of ``rclpy.init``.
+    """
+    rclpy.init(**options)
+    with refusing():
         return kind()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+
+
+def declaring(node: Node) -> Callable[[str, Any], Any]:
+    """What declares a parameter of a node by its name and default, and gives its value."""
+    return lambda name, default: node.declare_parameter(name, default).value
 
 
 def end_node(node: Node) -> None:
@@ -59,6 +65,23 @@ def spinning(*nodes: Node) -> Iterator[None]:
     finally:
         executor.shutdown()
         thread.join()
+
+
+def step(node: Node, begin: Callable[[], float | None]) -> None:
+    """Serve a node one callback at a time, until its work is done or it is told to stop.
+
+    Args:
+        node: the node.
+        begin: begins a step; longest time to wait for its callback, s, or None when all is done.
+    """
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        with until_shutdown(), contextlib.suppress(KeyboardInterrupt):
+            while rclpy.ok() and (wait_s := begin()) is not None:
+                executor.spin_once(timeout_sec=wait_s)
+    finally:
+        executor.shutdown()
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,17 +11,17 @@ from typing import Any
 
 from rclpy.client import Client
 from rclpy.node import Node
-from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from policies.checkpoint import load_policy
 from policies.interface import Float
 from policies.robots import get_robot
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.audience import Audience
 from realign_driver.commands import PolledCommands
+from realign_driver.process import write_summary
 from realign_driver.program import end_node, make_node, spinning, until_shutdown
 from realign_driver.progress import Progress
-from realign_driver.qos import LATCHED
 from realign_driver.task import TaskPublisher, draw_goals
 
 _HEALTH_NS = 500_000_000
@@ -59,13 +58,12 @@ class RobotDriver(Node, ABC):
             duration_s = load_policy(Path(policy), self.robot).spec.duration_s or 0.0
         self.progress = Progress(duration_s, aloud=self.value("progress", False))
         self.started = not self.value("wait_for_operator", False)
-        self._missing = set(filter(None, self.value("wait_for", "").split(",")))
+        self._audience = Audience(self, self.value("wait_for", ""))
         self._ros_minus_steady_ns = self.get_clock().now().nanoseconds - time.monotonic_ns()
         self._health_ns = 0
         self.states = 0
         self.stops: list[str] = []
         self._commands = PolledCommands(self, self.robot)
-        self.create_subscription(Header, "ready", self._on_ready, LATCHED)
         self.create_service(Trigger, "~/start", self._start)
         self._estop = self.create_client(Trigger, "guard/estop")
 
@@ -114,9 +112,6 @@ class RobotDriver(Node, ABC):
         """True until the run is over, or the node is told to stop."""
         return self.context.ok() and not self.progress.done
 
-    def _on_ready(self, msg: Header) -> None:
-        self._missing.discard(msg.frame_id)
-
     def _start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.started = True
         response.success, response.message = True, "sensors are passed on"
@@ -154,7 +149,7 @@ class RobotDriver(Node, ABC):
     def _has_audience(self) -> bool:
         if self.states:
             return True
-        return self.started and not self._missing and self._commands.connected
+        return self.started and self._audience.complete and self._commands.connected
 
     # ---- the guard ----------------------------------------------------------------------------
 
@@ -219,7 +214,6 @@ def drive(kind: Callable[[], RobotDriver], *, lost: type[Exception]) -> None:
         except lost:
             code = node.after_loss()
         finally:
-            if node.summary_path:
-                Path(node.summary_path).write_text(json.dumps(node.summary()))
+            write_summary(node.summary_path, node.summary)
     end_node(node)
     raise SystemExit(code)

@@ -21,8 +21,8 @@ from policies import messages as wire
 from policies.errors import InputError
 from policies.robots import get_robot
 from realign_driver.commands import CommandReader
-from realign_driver.health import HealthPublisher
-from realign_driver.program import serve
+from realign_driver.health import Health, HealthPublisher
+from realign_driver.program import declaring, serve
 from realign_driver.qos import QOS
 from realign_franka_driver.trajectory import Halt, TrajectoryCore
 
@@ -34,7 +34,7 @@ class TrajectoryNode(Node):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("franka_trajectory", **kwargs)
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.robot = get_robot(value("robot", ""))
         if self.robot.command != "position":
             raise InputError(
@@ -104,9 +104,8 @@ class TrajectoryNode(Node):
         if self.core.halted_by is not was:
             self._halted()
         text = self.core.text
-        self._health.publish(
-            text or "passing commands on", is_error=bool(text), values={"sent": self.core.sent}
-        )
+        message, values = text or "passing commands on", {"sent": self.core.sent}
+        self._health.publish(Health(message=message, values=values, is_error=bool(text)))
 
     def _halted(self) -> None:
         self.get_logger().error(f"stopped: {self.core.text}; call ~/reset to go on")

@@ -9,7 +9,7 @@ from sensor_msgs.msg import JointState
 
 from policies import messages as wire
 from policies.interface import RobotSpec
-from realign_driver.health import HealthPublisher
+from realign_driver.health import Health, HealthPublisher
 from realign_driver.qos import QOS
 from realign_driver.sensors import JointStatePublisher
 from realign_franka_driver.core import Mode
@@ -48,4 +48,4 @@ class Voice:
             "gripper": hand_error,
         }
         text = f"{mode.name.lower()}{': ' * bool(stop)}{stop}"
-        self._health.publish(text, is_error=bool(stop), values=values, stamp_ns=stamp_ns)
+        self._health.publish(Health(message=text, values=values, is_error=bool(stop)), stamp_ns)

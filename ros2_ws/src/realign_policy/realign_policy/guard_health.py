@@ -1,14 +1,13 @@
-"""What the guard tells of itself: the summary of a run, and ``/diagnostics``."""
+"""What the guard tells of itself: the summary of a run, and how it is."""
 
 from __future__ import annotations
 
 import json
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-
 from policies.runtime.fault import Reason, State
 from policies.runtime.guard import Guard
 from policies.runtime.latency import Percentiles
+from realign_driver.health import Health
 
 _SHOWN = (
     "refused_by_reason",
@@ -50,19 +49,14 @@ class GuardHealth:
             ],
         }
 
-    def message(self) -> DiagnosticArray:
+    def status(self) -> Health:
         """The same for ``/diagnostics``: an error while stopped, a warning after new warnings."""
         summary, guard = self.summary(), self.guard
         warned, before = sum(guard.warnings.values()), self._warned
         self._warned = warned
-        level = DiagnosticStatus.WARN if warned > before else DiagnosticStatus.OK
-        if guard.state in (State.HOLD, State.DAMP) or guard.implausible:
-            level = DiagnosticStatus.ERROR
-        status = DiagnosticStatus(
-            level=level,
-            name="realign guard",
+        return Health(
             message=guard.implausible or guard.state.value,
-            hardware_id=guard.robot.name,
-            values=[KeyValue(key=key, value=json.dumps(summary[key])) for key in _SHOWN],
+            values={key: json.dumps(summary[key]) for key in _SHOWN},
+            is_error=guard.state in (State.HOLD, State.DAMP) or bool(guard.implausible),
+            is_warning=warned > before,
         )
-        return DiagnosticArray(status=[status])

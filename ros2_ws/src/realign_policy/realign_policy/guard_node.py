@@ -8,20 +8,15 @@ its chunk arrives. In lockstep there is no clock but the simulator's: one comman
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections import OrderedDict
-from pathlib import Path
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import BatteryState, Imu, JointState, Temperature
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from policies import messages as wire
 from policies.errors import InputError
@@ -29,16 +24,18 @@ from policies.interface import ActionChunk
 from policies.robots import get_robot
 from policies.runtime.fault import Reason, State, Transition
 from policies.runtime.guard import Guard
-from policies.runtime.guard_config import Command, GuardConfig
-from policies.runtime.handshake import announce_when_matched
+from policies.runtime.guard_config import GuardConfig
 from policies.runtime.lifeline import on_loss
 from policies.runtime.scheduling import prefer_realtime
-from realign_driver.program import end_node, make_node, until_shutdown
+from realign_driver.audience import announce
+from realign_driver.health import HealthPublisher
+from realign_driver.process import write_summary
+from realign_driver.program import declaring, end_node, make_node, until_shutdown
+from realign_driver.qos import QOS
 from realign_policy.data_loop import DataGroup, spin
+from realign_policy.guard_commands import CommandPublisher
 from realign_policy.guard_health import GuardHealth
 
-QOS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LOCKSTEP_SILENCE_S = 10.0
 
 
@@ -47,7 +44,7 @@ class GuardNode(Node):
 
     def __init__(self) -> None:
         super().__init__("guard")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.robot = get_robot(value("robot", ""))
         self.lockstep: bool = value("lockstep", False)
         self.auto_arm: bool = value("auto_arm", False)
@@ -66,17 +63,13 @@ class GuardNode(Node):
         self.guard = Guard(self.robot, config, on_transition=self._log_transition)
         self.health = GuardHealth(self.guard)
         self._lock = threading.Lock()
-        self._received: OrderedDict[int, int] = OrderedDict()
-        self._timed_ns = self._sent_ns = 0
+        self._sent_ns = 0
         self._early: ActionChunk | None = None
         self._heard_ns = time.monotonic_ns()
         self._state_names = wire.NameMap(self.robot.joint_names, "joint_states")
         self._chunk_names = wire.NameMap(self.robot.joint_names, "action_chunk")
-        self._message = JointTrajectory(joint_names=list(self.robot.joint_names))
-        self._pose = JointTrajectoryPoint()
-        self._damping = JointTrajectoryPoint(velocities=[0.0] * self.robot.n)
-        self._commands = self.create_publisher(JointTrajectory, "joint_command", QOS)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._commands = CommandPublisher(self, self.robot, self.health.latency_ms)
+        self._diagnostics = HealthPublisher(self, "realign guard", self.robot.name)
         self.data = DataGroup()
         self._listen()
         self.create_service(Trigger, "~/arm", self._arm)
@@ -96,8 +89,7 @@ class GuardNode(Node):
             self.create_subscription(kind, topic, callback, QOS, callback_group=self.data)
             for kind, topic, callback in needed
         ]
-        ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, ready, Header(), inputs)
+        announce(self, inputs)
         self.create_subscription(Bool, "operator_stop", self._on_operator, 10)
         self.create_subscription(BatteryState, "battery", self._on_battery, 10)
         self.create_subscription(Temperature, "motor_temperature", self._on_temperature, 10)
@@ -115,13 +107,10 @@ class GuardNode(Node):
         except InputError as error:
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
-        if stamp not in self._received:  # a repeated state must not make its answer look fast
-            self._received[stamp] = received
-            if len(self._received) > 256:
-                self._received.popitem(last=False)
         with self._lock:
+            self._commands.on_state(stamp, received)
             if stamp == self._sent_ns:  # the driver asks again: its answer was lost
-                self._commands.publish(self._message)
+                self._commands.repeat()
             self.guard.on_state(stamp, stamp if self.lockstep else received, qpos, qvel)
             self._advance()
 
@@ -141,7 +130,7 @@ class GuardNode(Node):
         with self._lock:
             self.guard.on_operator(self._now_ns(), pressed=msg.data)
             if msg.data:
-                self._send(self.guard.tick(self._now_ns()))
+                self._tick(self._now_ns())
 
     def _on_battery(self, msg: BatteryState) -> None:
         with self._lock:
@@ -163,7 +152,7 @@ class GuardNode(Node):
                 self._early = chunk
                 self._advance()
             elif self._take(chunk) and self.robot.command == "setpoint":
-                self._send(self.guard.tick(time.monotonic_ns()))
+                self._tick(time.monotonic_ns())
 
     def _take(self, chunk: ActionChunk) -> bool:
         reason = self.guard.on_chunk(chunk, self._now_ns())
@@ -189,29 +178,15 @@ class GuardNode(Node):
         covered = answers is not None and answers <= now < answers + period_ns - 1000
         if now != self._sent_ns and (covered or guard.state in (State.HOLD, State.DAMP)):
             self._sent_ns = now
-            self._send(guard.tick(now))
+            self._tick(now)
 
-    def _send(self, command: Command | None) -> None:
-        if command is None:
-            return
-        point = self._damping
-        if command.positions_rad is not None:
-            point = self._pose
-            point.positions = wire.doubles(command.positions_rad)
-        wire.set_stamp(self._message.header.stamp, command.stamp_ns)
-        self._message.points = [point]
-        self._commands.publish(self._message)
-        answers = command.answers_ns
-        if answers is not None and answers != self._timed_ns:
-            self._timed_ns = answers
-            received = self._received.get(answers)
-            if received is not None:
-                self.health.latency_ms.add((time.monotonic_ns() - received) / 1e6)
+    def _tick(self, now_ns: int) -> None:
+        self._commands.publish(self.guard.tick(now_ns))
 
     # ---- the operator -------------------------------------------------------------------------
 
     def _try_arm(self) -> str | None:
-        if self.count_publishers(self._commands.topic_name) > 1:
+        if not self._commands.alone:
             return Reason.SECOND_COMMANDER.value
         reason = self.guard.arm(self._now_ns())
         return reason.value if reason else None
@@ -226,7 +201,7 @@ class GuardNode(Node):
         """Stop the robot now, from any thread."""
         with self._lock:
             self.guard.stop(reason, self._now_ns())
-            self._send(self.guard.tick(self._now_ns()))
+            self._tick(self._now_ns())
 
     def _estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.stop(Reason.ESTOP)
@@ -251,21 +226,20 @@ class GuardNode(Node):
                 time.sleep(delay / 1e9)
             self.health.late_ms.add((time.monotonic_ns() - deadline) / 1e6)
             with self._lock, until_shutdown():
-                self._send(self.guard.tick(time.monotonic_ns()))
+                self._tick(time.monotonic_ns())
             deadline = max(deadline + period, time.monotonic_ns() - period)
 
     def _housekeeping(self) -> None:
         with self._lock:
             active = self.guard.state in (State.ACTIVE, State.HOLD)
-            if active and self.count_publishers(self._commands.topic_name) > 1:
+            if active and not self._commands.alone:
                 self.guard.stop(Reason.SECOND_COMMANDER, self._now_ns())
             silent = (time.monotonic_ns() - self._heard_ns) / 1e9 > LOCKSTEP_SILENCE_S
             if self.lockstep and active and silent:
                 self.guard.stop(Reason.POLICY_SILENT, self._now_ns())
-                self._send(self.guard.tick(self._now_ns()))
-            message = self.health.message()
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
+                self._tick(self._now_ns())
+            status = self.health.status()
+        self._diagnostics.publish(status)
 
     def _log_transition(self, edge: Transition) -> None:
         text = f"{edge.old.value} -> {edge.new.value}: {edge.reason.value}"
@@ -291,8 +265,7 @@ def main() -> None:
         running.clear()
         if loop.is_alive():
             loop.join()
-        if node.summary_path:
-            Path(node.summary_path).write_text(json.dumps(node.health.summary()))
+        write_summary(node.summary_path, node.health.summary)
         end_node(node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from realign_policy.sensing import LATCHED
+from realign_driver.qos import LATCHED_NEWEST
 
 MAX_CHARACTERS = 2000
 
@@ -15,9 +15,10 @@ class Instruction:
 
     def __init__(self, node: Node, first: str) -> None:
         self._node, self._text = node, first
-        node.create_subscription(String, "~/instruction", self._on_text, LATCHED)
-        self._first = node.create_publisher(String, "~/instruction", LATCHED) if first else None
-        if self._first is not None:  # whoever records hears it too
+        node.create_subscription(String, "~/instruction", self._on_text, LATCHED_NEWEST)
+        self._first = None
+        if first:  # whoever records hears it too
+            self._first = node.create_publisher(String, "~/instruction", LATCHED_NEWEST)
             self._first.publish(String(data=first))
 
     @property

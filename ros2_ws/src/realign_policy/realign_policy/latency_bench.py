@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Imu, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -26,8 +25,9 @@ from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.robots import get_robot
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.program import declaring, end_node, make_node, until_shutdown
+from realign_driver.qos import QOS
 
-QOS = QoSProfile(depth=100)
 PERIOD_NS = 20_000_000
 WARM_UP = 50
 
@@ -53,7 +53,7 @@ class Client(Node):
 
     def __init__(self) -> None:
         super().__init__("latency_client")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.robot = get_robot(value("robot", "g1"))
         self.ticks: int = value("ticks", 1000)
         self.out: str = value("out", "")
@@ -105,7 +105,7 @@ class Client(Node):
 
 def client() -> None:
     """Measure and write ``{"chain_ms": [...], "bare_ms": [...]}``."""
-    node = Client()
+    node = make_node(Client)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while rclpy.ok() and not node.ready():
@@ -125,22 +125,20 @@ def client() -> None:
     }
     Path(node.out).write_text(json.dumps(result))
     executor.shutdown()
-    node.destroy_node()
+    end_node(node)
 
 
 def echo() -> None:
     """Answer until told to stop."""
-    node = Echo()
+    node = make_node(Echo)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     prefer_realtime(20)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+    with until_shutdown(), contextlib.suppress(KeyboardInterrupt):
         executor.spin()
     executor.shutdown()
-    node.destroy_node()
+    end_node(node)
 
 
 if __name__ == "__main__":
-    rclpy.init()
     echo() if "--echo" in sys.argv else client()
-    rclpy.try_shutdown()

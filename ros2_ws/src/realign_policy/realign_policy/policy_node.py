@@ -13,21 +13,22 @@ import json
 from pathlib import Path
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from std_msgs.msg import Header
 
 from policies.checkpoint import load_policy
 from policies.errors import FaultError, InputError
 from policies.robots import get_robot
 from policies.runtime.engine import Engine, make_engine
-from policies.runtime.handshake import announce_when_matched
 from policies.runtime.planning import EngineConfig
 from policies.runtime.scheduling import prefer_realtime
 from policies.runtime.ticker import Ticker
-from realign_driver.program import end_node, make_node
+from realign_driver.audience import announce
+from realign_driver.chunks import ChunkPublisher
+from realign_driver.health import Health, HealthPublisher
+from realign_driver.process import write_summary
+from realign_driver.program import declaring, end_node, make_node
 from realign_policy.data_loop import DataGroup, spin
 from realign_policy.instruction import Instruction
-from realign_policy.policy_voice import PolicyVoice
-from realign_policy.sensing import LATCHED, Sensing, vision_of
+from realign_policy.sensing import Sensing, vision_of
 
 HEALTH_S = 0.5
 
@@ -37,7 +38,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.robot = get_robot(value("robot", ""))
         self.path: str = value("policy", "")
         self.seed: int = value("seed", 0)
@@ -62,7 +63,7 @@ class PolicyNode(LifecycleNode):
         self._engine: Engine | None = None
         self._active = self.gave_up = False
         self._waiting_ns = self._asked_ns = -1
-        self._voice = PolicyVoice(self, self.robot)
+        self._health = HealthPublisher(self, "realign policy", self.robot.name)
         self.create_timer(HEALTH_S, self._publish_health)
 
     # ---- lifecycle ----------------------------------------------------------------------------
@@ -93,10 +94,8 @@ class PolicyNode(LifecycleNode):
         spec = policy.spec
         self._ticker = Ticker(spec.rate_hz)
         self._needs_words = "instruction" in spec.needs
-        self._voice.open()
-        self._ready = self.create_publisher(Header, "ready", LATCHED)
-        inputs = self._sensing.subscriptions
-        announce_when_matched(self, self._ready, Header(), inputs, also=lambda: self._active)
+        self._chunks = ChunkPublisher(self, self.robot)
+        self._ready = announce(self, self._sensing.subscriptions, also=lambda: self._active)
         self.get_logger().info(
             f"{spec.name} for {spec.robot}, {spec.rate_hz:g} Hz, {spec.sha256[:12]}"
         )
@@ -111,7 +110,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self._ticker.reset()
-        self._voice.forget()
+        self._chunks.forget()
         self._active = True
         return super().on_activate(state)
 
@@ -123,7 +122,7 @@ class PolicyNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the checkpoint; another may be configured."""
         self._sensing.close()
-        self._voice.close()
+        self._chunks.close()
         self.destroy_publisher(self._ready)
         self.end()
         return super().on_cleanup(state)
@@ -153,7 +152,7 @@ class PolicyNode(LifecycleNode):
         # armed meanwhile has not kept.
         again = self.lockstep and stamp == self._asked_ns != self._waiting_ns
         self._asked_ns = stamp
-        if self._voice.repeat(stamp, older=again):
+        if self._chunks.repeat(stamp, older=again):
             return
         # A robot that hangs until its first command repeats one stamp: its answer may have come.
         if not self._ticker.due(stamp) and stamp != self._waiting_ns:
@@ -168,12 +167,12 @@ class PolicyNode(LifecycleNode):
         chunk = self._engine.tick(observation)
         self._waiting_ns = stamp if chunk is None else -1
         if chunk is not None:
-            self._voice.say(chunk)
+            self._chunks.publish(chunk)
         elif self._engine.failure is not None:
             self.get_logger().error(self._engine.failure.text)
             self.trigger_deactivate()
             # Nothing has moved yet, and whoever started us waits for the first command.
-            self.gave_up = self.autostart and self._voice.silent
+            self.gave_up = self.autostart and self._chunks.silent
             if self.gave_up:
                 self.context.try_shutdown()
 
@@ -185,7 +184,12 @@ class PolicyNode(LifecycleNode):
 
     def _publish_health(self) -> None:
         failure = self._engine.failure if self._engine is not None else None
-        self._voice.tell(active=self._active, report=self.summary(), failure=failure)
+        health = Health(
+            message=failure.text if failure else "active" if self._active else "inactive",
+            values={key: json.dumps(value) for key, value in self.summary().items()},
+            is_error=failure is not None,
+        )
+        self._health.publish(health)
 
 
 def main() -> None:
@@ -207,8 +211,7 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     finally:
-        if node.summary_path:
-            Path(node.summary_path).write_text(json.dumps(node.summary()))
+        write_summary(node.summary_path, node.summary)
         node.end()
         end_node(node)
     raise SystemExit(code)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, Imu, JointState
 
 from policies import messages as wire
@@ -17,13 +17,12 @@ from policies.diffusion.interface import CameraSpec
 from policies.interface import Observation, Policy, RobotSpec
 from policies.runtime.planning import PlanningPolicy, cameras_of
 from policies.runtime.watches import PictureWatch
+from realign_driver.qos import LATCHED_NEWEST, QOS
 from realign_policy.data_loop import DataGroup
 from realign_policy.images import CameraStream, topic_of
 
-QOS = QoSProfile(depth=100)
 # A publisher of whatever reliability matches, and an image that is lost is not sent again.
 IMAGE_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ class Sensing:
         if robot.floating_base:
             listen.append((Imu, "imu", self._on_imu, QOS))
         if "goal" in needs:
-            listen.append((PoseStamped, "goal", self._on_goal, LATCHED))
+            listen.append((PoseStamped, "goal", self._on_goal, LATCHED_NEWEST))
         listen += [
             self._listen_to(*pair) for pair in zip(self._cameras, self._pictures, strict=True)
         ]

@@ -9,31 +9,27 @@ when the motion has.
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Header
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from policies import messages as wire
 from policies.errors import InputError
 from policies.robots import get_robot
-from policies.runtime.handshake import announce_when_matched
 from policies.runtime.ticker import Ticker
+from realign_driver.audience import announce
+from realign_driver.chunks import ChunkPublisher
+from realign_driver.process import write_summary
+from realign_driver.program import declaring, end_node, make_node, step
+from realign_driver.qos import QOS
 from realign_recorder.motion import Motion, Playback, motion_of_bag, motion_of_excitation
 
-QOS = QoSProfile(depth=100)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RATE_HZ = 50.0
 HORIZON = 8
 SETTLE_S = 0.5
+_WAIT_S = 0.5
 
 
 class PlayerNode(Node):
@@ -41,7 +37,7 @@ class PlayerNode(Node):
 
     def __init__(self) -> None:
         super().__init__("player")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.robot = get_robot(value("robot", ""))
         self.summary_path: str = value("summary_path", "")
         bag, trajectory = value("bag", ""), value("trajectory", "")
@@ -51,13 +47,11 @@ class PlayerNode(Node):
         self._started: bool = value("autostart", False)
         self._ticker = Ticker(RATE_HZ)
         self._names = wire.NameMap(self.robot.joint_names, "joint_states")
-        self._answered: tuple[int, JointTrajectory] | None = None
         self.chunks = 0
         self.done = False
-        self._output = self.create_publisher(JointTrajectory, "action_chunk", QOS)
+        self._output = ChunkPublisher(self, self.robot)
         states = self.create_subscription(JointState, "joint_states", self._on_state, QOS)
-        ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, ready, Header(), [states])
+        announce(self, [states])
         self.create_service(Trigger, "~/start", self._start)
 
     def _read(self, bag: str, trajectory: str, topic: str) -> Motion:
@@ -79,8 +73,7 @@ class PlayerNode(Node):
         stamp_ns = wire.stamp_to_ns(msg.header.stamp)
         if not self._started or self.done:
             return
-        if self._answered is not None and self._answered[0] == stamp_ns:
-            self._output.publish(self._answered[1])  # a robot that hangs still: it was not heard
+        if self._output.repeat(stamp_ns):  # a robot that hangs still: it was not heard
             return
         if not self._ticker.due(stamp_ns):
             return
@@ -89,44 +82,25 @@ class PlayerNode(Node):
         except InputError as error:
             self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
-        chunk = self.playback.act(stamp_ns, qpos_rad)
-        message = wire.fill_trajectory(
-            JointTrajectory(),
-            JointTrajectoryPoint,
-            stamp_ns=chunk.stamp_ns,
-            names=self.robot.joint_names,
-            dt_s=chunk.dt_s,
-            positions_rad=chunk.positions_rad,
-        )
-        self._output.publish(message)
-        self._answered = stamp_ns, message
+        self._output.publish(self.playback.act(stamp_ns, qpos_rad))
         self.chunks += 1
         self.done = self.playback.played_s(stamp_ns) > self.motion.duration_s + SETTLE_S
+
+    def summary(self) -> dict[str, object]:
+        """Everything that `realign run` reports of the motion."""
+        return {"chunks": self.chunks, "finished": self.done}
 
 
 def main() -> None:
     """Play the motion once."""
-    rclpy.init()
+    node = make_node(PlayerNode)
     try:
-        node = PlayerNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        while rclpy.ok() and not node.done:
-            executor.spin_once(timeout_sec=0.5)
-        node.get_logger().info(f"played {node.motion.duration_s:.1f} s, {node.chunks} chunks")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        step(node, lambda: None if node.done else _WAIT_S)
+        if node.done:
+            node.get_logger().info(f"played {node.motion.duration_s:.1f} s, {node.chunks} chunks")
     finally:
-        if node.summary_path:
-            summary = {"chunks": node.chunks, "finished": node.done}
-            Path(node.summary_path).write_text(json.dumps(summary))
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        write_summary(node.summary_path, node.summary)
+        end_node(node)
 
 
 if __name__ == "__main__":

@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from policies.errors import InputError
-from policies.runtime.handshake import announce_when_matched
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.audience import announce
+from realign_driver.process import on_stop, write_summary
+from realign_driver.program import declaring, end_node, make_node
+from realign_driver.qos import LATCHED
 from realign_recorder.cameras import CameraConfig, CameraTopics
 from sim2real.bags.writer import BagWriter
 
 DRAIN_S = 0.2
 FREE_CHECK_S = 1.0
 QOS = QoSProfile(depth=1000)
-LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TOPICS: dict[str, tuple[Any, str, QoSProfile]] = {
     "joint_states": (JointState, "sensor_msgs/msg/JointState", QOS),
     "imu": (Imu, "sensor_msgs/msg/Imu", QOS),
@@ -60,24 +59,25 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        out = self.declare_parameter("out", "").value
-        provenance = self.declare_parameter("provenance", "{}").value
+        value = declaring(self)
+        out = value("out", "")
+        provenance = value("provenance", "{}")
         self._messages = 0
-        self.summary_path: str = self.declare_parameter("summary_path", "").value
-        self.realtime_priority: int = self.declare_parameter("realtime_priority", 0).value
-        topics = self.declare_parameter("topics", list(TOPICS)).value
-        self._min_free_mb: int = self.declare_parameter("min_free_mb", 100).value
+        self.summary_path: str = value("summary_path", "")
+        self.realtime_priority: int = value("realtime_priority", 0)
+        topics = value("topics", list(TOPICS))
+        self._min_free_mb: int = value("min_free_mb", 100)
         self._folder = Path(out).absolute().parent
         self.fault = ""
         _require_space(self._folder, 2 * self._min_free_mb)
         self.writer = BagWriter(Path(out), provenance=json.loads(provenance))
-        wanted = set(filter(None, self.declare_parameter("wait_for", "").value.split(",")))
+        wanted = set(filter(None, value("wait_for", "").split(",")))
         cameras = CameraConfig(
-            cameras=tuple(filter(None, self.declare_parameter("cameras", "").value.split(","))),
-            record=self.declare_parameter("images", "compressed").value,
-            transport=self.declare_parameter("image_transport", "raw").value,
-            buffer_bytes=self.declare_parameter("image_buffer_mb", 128).value * 2**20,
-            lockstep=self.declare_parameter("lockstep", False).value,
+            cameras=tuple(filter(None, value("cameras", "").split(","))),
+            record=value("images", "compressed"),
+            transport=value("image_transport", "raw"),
+            buffer_bytes=value("image_buffer_mb", 128) * 2**20,
+            lockstep=value("lockstep", False),
         )
         self._cameras = CameraTopics(self, self.writer, cameras, on_error=self._give_up)
         subscriptions = [s for topic, s in self._cameras.subscriptions.items() if topic in wanted]
@@ -89,8 +89,7 @@ class RecorderNode(Node):
             subscription = self.create_subscription(kind, topic, record, qos, raw=True)
             if topic in wanted:
                 subscriptions.append(subscription)
-        ready = self.create_publisher(Header, "ready", LATCHED)
-        announce_when_matched(self, ready, Header(), subscriptions)
+        announce(self, subscriptions)
         self.create_timer(FREE_CHECK_S, self._check_space)
 
     def _recorder_of(self, name: str) -> Any:
@@ -165,15 +164,9 @@ def main() -> None:
 
     Exit code 3 if the recording stopped before that.
     """
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    try:
-        node = RecorderNode()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    on_stop(lambda *_: stop.set())
+    node = make_node(RecorderNode, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     prefer_realtime(node.realtime_priority)  # taking messages is short, and what waits is lost
@@ -186,12 +179,10 @@ def main() -> None:
         while time.monotonic() < deadline:
             executor.spin_once(timeout_sec=0.05)
     node.close()
-    if node.summary_path:
-        Path(node.summary_path).write_text(json.dumps(node.summary()))
+    write_summary(node.summary_path, node.summary)
     code = 3 if node.fault else 0
     executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
+    end_node(node)
     raise SystemExit(code)
 
 

@@ -14,8 +14,8 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from policies.errors import InputError
-from realign_driver.health import HealthPublisher
-from realign_driver.program import serve
+from realign_driver.health import Health, HealthPublisher
+from realign_driver.program import declaring, serve
 from realign_serial_driver.button import BAUD, PERIOD_S, ButtonConfig, ButtonMonitor, Pressed
 from realign_serial_driver.port import PortLost, open_port, read_some
 
@@ -29,7 +29,7 @@ class EstopNode(Node):
 
     def __init__(self) -> None:
         super().__init__("estop_button")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         path: str = value("port", "")
         config = ButtonConfig(silence_s=value("silence_s", ButtonConfig.silence_s))
         if not config.silence_s > PERIOD_S:
@@ -89,11 +89,12 @@ class EstopNode(Node):
 
     def _publish_health(self) -> None:
         pressed = self._said or Pressed.NO
-        self._health.publish(
-            pressed.value or "released",
-            is_error=pressed is not Pressed.NO,
+        health = Health(
+            message=pressed.value or "released",
             values={"bad_lines": self.monitor.bad_lines},
+            is_error=pressed is not Pressed.NO,
         )
+        self._health.publish(health)
 
     def destroy_node(self) -> None:
         """Leave the port to others."""

@@ -11,8 +11,8 @@ from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
 from policies.errors import InputError
-from realign_driver.health import HealthPublisher
-from realign_driver.program import serve
+from realign_driver.health import Health, HealthPublisher
+from realign_driver.program import declaring, serve
 from realign_serial_driver.robotiq import (
     MAX_WIDTH_M,
     GripperLost,
@@ -30,7 +30,7 @@ class GripperNode(Node):
 
     def __init__(self) -> None:
         super().__init__("gripper_driver")
-        value = lambda name, default: self.declare_parameter(name, default).value  # noqa: E731
+        value = declaring(self)
         self.speed_m_s: float = value("speed_m_s", 0.1)
         self.force_n: float = value("force_n", 40.0)
         self.gripper = Robotiq(value("port", ""), wait_s=value("port_wait_s", 0.0))
@@ -107,7 +107,7 @@ class GripperNode(Node):
             values["activated"] = str(state.activated).lower()
             values["current_a"] = f"{state.current_a:.2f}"
         text = self._fault or (state.met.name.lower() if state else "not heard yet")
-        self._health.publish(text, is_error=bool(self._fault), values=values)
+        self._health.publish(Health(message=text, values=values, is_error=bool(self._fault)))
 
     def destroy_node(self) -> None:
         """Leave the port to others; the gripper keeps what it holds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rclpy.node import Node
 
 from policies.interface import RobotSpec
-from realign_driver.health import HealthPublisher
+from realign_driver.health import Health, HealthPublisher
 from realign_driver.sensors import JointStatePublisher
 from realign_serial_driver.arm import Arm, Reading
 from realign_serial_driver.core import ArmCore, Mode
@@ -38,4 +38,4 @@ class Voice:
         }
         stopped = core.mode in (Mode.STOPPED, Mode.LIMP)
         text = f"{core.mode.name.lower()}{': ' * stopped}{core.stopped_by.value}"
-        self._health.publish(text, is_error=stopped, values=values, stamp_ns=stamp_ns)
+        self._health.publish(Health(message=text, values=values, is_error=stopped), stamp_ns)

@@ -7,7 +7,7 @@ from typing import Any
 from rclpy.node import Node
 
 from policies.interface import RobotSpec
-from realign_driver.health import HealthPublisher
+from realign_driver.health import Health, HealthPublisher
 from realign_driver.sensors import ImuPublisher, JointStatePublisher
 from realign_unitree_driver import channel
 from realign_unitree_driver.core import Mode
@@ -40,5 +40,5 @@ class Voice:
             "command_gap_ms": f"p50 {gap[0]:.2f}, p99 {gap[1]:.2f}, max {gap[2]:.2f}",
         }
         text = f"{mode.name.lower()}{': ' * bool(stop)}{stop}"
-        is_error = mode is Mode.DAMP
-        self._health.publish(text, is_error=is_error, values=values, stamp_ns=stamp_ns)
+        health = Health(message=text, values=values, is_error=mode is Mode.DAMP)
+        self._health.publish(health, stamp_ns)
