@@ -7,6 +7,11 @@ import time
 _EVERY_NS = 100_000_000
 
 
+def print_progress(elapsed_s: float, duration_s: float) -> None:
+    """Say how far a run is, in seconds."""
+    print(f"progress {elapsed_s:.2f} {duration_s:.2f}", flush=True)
+
+
 class Progress:
     """The time of a run, which begins with the first command that moves the robot.
 
@@ -42,7 +47,7 @@ class Progress:
         now = time.monotonic_ns()
         if self._aloud and now - self._told_ns > _EVERY_NS:
             self._told_ns = now
-            print(f"progress {self.elapsed_s:.2f} {self.duration_s:.2f}", flush=True)
+            print_progress(self.elapsed_s, self.duration_s)
 
     def fault(self, text: str) -> None:
         """Say that the run cannot go on, and why."""
