@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
@@ -14,6 +15,8 @@ from policies.processors import HISTORY, JOINT_TERMS, TERMS, TermConfig
 SCHEMA = 1
 KIND = "onnx_actor"
 ACTION_TYPES = ("position_offset_from_default", "command_velocity")
+_MAX_DIGITS = 300
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_HISTORY = 1000
 _MAX_HORIZON = 1000
 
@@ -85,7 +88,7 @@ class ActorConfig:
 
 
 def read_json(text: str, what: str) -> dict[str, Any]:
-    """Strict JSON object: no duplicate keys, no NaN or Infinity.
+    """Strict JSON object: no duplicate keys, no NaN or Infinity, no integer that no float holds.
 
     Raises:
         InputError: not such a text; ``what`` names it.
@@ -104,13 +107,23 @@ def read_json(text: str, what: str) -> dict[str, Any]:
     def constant(value: str) -> float:
         raise InputError(f"{what}: expected finite numbers, got {value}; correct the file")
 
+    def integer(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise InputError(
+                f"{what}: expected integers of at most {_MAX_DIGITS} digits, got one of "
+                f"{len(digits)}; correct the file"
+            )
+        return int(digits)
+
     try:
-        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:  # a ValueError also of a number of 4300 digits
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_int=integer)
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode()
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise InputError(f"{what}: expected JSON, got something else ({reason})") from error
+    except UnicodeEncodeError:  # half of a pair of surrogates, which nothing can print
+        raise InputError(f"{what}: expected text of whole characters, got half of one") from None
     if not isinstance(data, dict):
         raise InputError(f"{what}: expected a JSON object, got {type(data).__name__}")
     return data
@@ -284,7 +297,10 @@ def parse_config(data: Mapping[str, Any], where: str) -> ActorConfig:
             "export the policy again with this version"
         )
     if reader.text("kind") != KIND:
-        raise InputError(f"{where}: expected kind {KIND!r}, got {reader.text('kind')!r}")
+        raise InputError(
+            f"{where}: expected kind {KIND!r} (a policy that performs a motion, made by `realign "
+            f"policy import asap`), got {reader.text('kind')!r}; give another checkpoint"
+        )
     reader.only("schema", "kind", "files", *ActorConfig.__dataclass_fields__)
     observation = reader.value("observation")
     if not isinstance(observation, list) or not observation:

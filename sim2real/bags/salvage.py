@@ -8,7 +8,7 @@ from pathlib import Path
 
 from policies.errors import InputError
 from sim2real.bags.batch import DamageError, Message
-from sim2real.bags.files import natural_key
+from sim2real.bags.files import natural_key, unreadable
 from sim2real.bags.mcap_stream import McapStream
 from sim2real.bags.writer import PROVENANCE_RECORD, BagWriter
 
@@ -90,6 +90,8 @@ def _damage(files: list[Path], counts: dict[str, int]) -> list[str]:
                 counts[message.topic.name] = counts.get(message.topic.name, 0) + 1
         except DamageError as error:
             damage += [f"{file.name}: {what}" for what in (*stream.skipped, str(error))]
+        except OSError as error:
+            raise unreadable(file, error) from None
         else:
             damage += [f"{file.name}: {what}" for what in stream.skipped]
     return damage

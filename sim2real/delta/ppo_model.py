@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -199,7 +198,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
         value = config.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        return 0.0 < value <= sys.float_info.max  # JSON has integers beyond it
+        return 0.0 < value < np.inf
 
     joints, hidden = config.get("joints"), config.get("hidden")
     good = {name: positive(name) for name in ("rate_hz", "scale_rad", "limit_rad")}

@@ -10,7 +10,6 @@ episode. ``meta/realign.json`` holds robot, fingerprint, sources, latency and SH
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from policies.actor.config import read_json
 from policies.datasets.image_column import (
     IMAGES,
     image_statistics,
@@ -166,8 +166,8 @@ def _episode_rows(directory: Path, frames: int) -> list[tuple[slice, str, dict[s
         begin, end = row["dataset_from_index"], row["dataset_to_index"]
         if not 0 <= begin < end <= frames:
             raise ValueError(f"an episode from row {begin} to {end} of {frames}")
-        source = json.loads(row["realign/source"])
-        rows.append((slice(begin, end), str(row["tasks"][0]), dict(source)))
+        source = read_json(row["realign/source"], "source")
+        rows.append((slice(begin, end), str(row["tasks"][0]), source))
     return rows
 
 
@@ -273,7 +273,7 @@ def _load_manifest(directory: Path) -> dict[str, Any]:
             "`realign episodes build`"
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path.read_text(encoding="utf-8"), str(path))
         keys = ("robot", "robot_fingerprint", "rate_hz", "joint_names", "features", "sha256")
         missing = [key for key in keys if key not in manifest]
         if manifest.get("format") != FORMAT or missing:

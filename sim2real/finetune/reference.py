@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import textwrap
 import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from policies.actor.config import ActorConfig
+from policies.actor.config import ActorConfig, read_json
 from policies.actor.onnx_actor import OnnxActor
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec, reorder_index
@@ -22,6 +22,7 @@ from sim2real.tasks.closed_loop import roll_out
 
 _MAX_BYTES = 1024**3
 _MAX_TICKS = 1_000_000
+_MAX_REASON = 300  # characters
 _KEYS = ("fps", "joint_names", "joint_pos")
 _POSE_KEYS = ("root_pos", "root_quat_xyzw")
 
@@ -150,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{expected}, which is not a file; check the path")
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path.read_text(encoding="utf-8"), str(path))
         else:
             with np.load(path, allow_pickle=False) as file:
                 size = sum(part.file_size for part in file.zip.infolist())
@@ -169,9 +170,8 @@ def _read(path: Path) -> dict[str, Any]:
         EOFError,
         RecursionError,
     ) as error:
-        raise InputError(f"{expected}, which cannot be read ({error}); export it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{expected}, which holds no names; export it again")
+        reason = textwrap.shorten(str(error), _MAX_REASON)  # one of zipfile quotes the whole file
+        raise InputError(f"{expected}, which cannot be read ({reason}); export it again") from None
     missing = [key for key in _KEYS if key not in content]
     if missing:
         raise InputError(f"{expected}, in which {missing} are missing; add them")

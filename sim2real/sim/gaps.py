@@ -9,7 +9,6 @@ what system identification finds is a gap too, stored as JSON.
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from policies.actor.config import read_json
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from sim2real.results import write_json
@@ -154,12 +154,12 @@ def load_gap(path: Path, robot: RobotSpec) -> Gap:
         InputError: no such file, not a gap, or one of another robot.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"expected a gap file, but {path}: {error.strerror}; check it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); make it again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected JSON, got {error}; make it again") from None
+    if content.get("format") != FORMAT:
         raise InputError(f"{path}: expected a gap of format {FORMAT}, got something else")
     if content.get("robot_fingerprint") != robot.fingerprint:
         raise InputError(

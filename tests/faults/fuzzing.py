@@ -10,6 +10,7 @@ import copy
 import json
 import resource
 import shutil
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ import numpy as np
 from policies.errors import InputError
 
 MAX_GROWTH_MB = 300
+MAX_SENTENCE = 2000  # characters
+# Types of arrays in safetensors; NumPy does not know all of them.
+TYPES = (b'"BF16"', b'"F16"', b'"C64"', b'"I32"', b'"F8_E4M3"', b'"F64"', b'"F32"')
 # What a hostile JSON file may hold in the place of a value.
 HOSTILE = (
     None,
@@ -31,8 +35,12 @@ HOSTILE = (
     1e308,
     float("nan"),
     10**40,
+    10**400,  # more than a float holds
     "",
     "x" * 300,
+    "\x00",
+    "\ud800",  # no text in UTF-8
+    "../config.json",
     [],
     {},
     [[[]]],
@@ -52,6 +60,7 @@ class Subject:
         json_files: those of them whose values are replaced too.
         errors: what a loader may raise.
         seldom: how many times fewer damages it gets, because loading takes long.
+        absent: whether the loader looks for the files itself, so that they can be missing.
     """
 
     name: str
@@ -61,6 +70,7 @@ class Subject:
     json_files: tuple[str, ...] = ()
     errors: tuple[type[Exception], ...] = (InputError,)
     seldom: int = 1
+    absent: bool = True
 
 
 def cuts(data: bytes, count: int) -> Iterator[bytes]:
@@ -101,8 +111,28 @@ def replaced(data: bytes, rng: np.random.Generator, share: float) -> Iterator[by
             else:
                 inner[path[-1]] = value
             yield json.dumps(other).encode()
-    for text in ("[" * 100_000, "{}", "[]", "null", "1", '"', "\ufeff{}", "{" + '"a":{' * 50_000):
+    digits = '{"a": ' + "9" * 5000 + "}"  # more than Python makes an integer of
+    for text in (
+        digits,
+        "[" * 100_000,
+        "{}",
+        "[]",
+        "null",
+        "1",
+        '"',
+        "\ufeff{}",
+        "{" + '"a":{' * 50_000,
+    ):
         yield text.encode()
+
+
+def headers(data: bytes, rng: np.random.Generator, share: float) -> Iterator[bytes]:
+    """A safetensors file whose header says something else of its arrays."""
+    (length,) = struct.unpack_from("<Q", data)
+    header, rest = data[8 : 8 + length], data[8 + length :]
+    retyped = (header.replace(b'"F32"', kind).replace(b'"F64"', kind) for kind in TYPES)
+    for other in (*retyped, *replaced(header, rng, share)):
+        yield struct.pack("<Q", len(other)) + other + rest
 
 
 def attempt(subject: Subject, path: Path, what: str) -> bool:
@@ -117,6 +147,8 @@ def attempt(subject: Subject, path: Path, what: str) -> bool:
     except Exception as error:
         raise AssertionError(f"{subject.name}, {what}: {type(error).__name__}: {error}") from error
     assert "\n" not in said, f"{what}: {said}"
+    assert len(said) < MAX_SENTENCE, f"{what}: {said}"
+    said.encode()  # a message of ROS holds nothing else
     return not said
 
 
@@ -137,6 +169,19 @@ def memory_limit() -> Iterator[None]:
     assert grown < MAX_GROWTH_MB, f"{grown:.0f} MB more"
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What has been tried.
+
+    Attributes:
+        damages: damaged versions that were loaded.
+        refused: those among them that gave a sentence.
+    """
+
+    damages: int
+    refused: int
+
+
 def _status_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
@@ -145,30 +190,60 @@ def _status_mb(key: str) -> float:
 EVERY = 4096  # bytes up to which a file is cut at every one of them
 
 
-def damage(subject: Subject, cut_places: int, tmp_path: Path) -> None:
+def damage(subject: Subject, cut_places: int, tmp_path: Path) -> Tally:
     """Load it whole, then damaged in every way; at least one damage must be refused."""
     folder = tmp_path / "whole"
     folder.mkdir()
     whole = subject.make(folder)
-    assert attempt(subject, _copy(whole, tmp_path), "whole")
-    rng, refused, full = np.random.default_rng(0), 0, cut_places == EVERY
     work = _copy(whole, tmp_path)
+    assert attempt(subject, work, "whole")
+    rng, tried, refused = np.random.default_rng(0), 0, 0
     with memory_limit():
         for name in subject.files:
-            data = (whole / name).read_bytes()
-            kinds = [
-                ("cut", cuts(data, max(cut_places // subject.seldom, 5))),
-                ("flip", flips(data, (300 if full else 15) // subject.seldom, rng)),
-            ]
-            if name in subject.json_files:
-                share = (1.0 if full else 0.15) / subject.seldom
-                kinds.append(("replaced", replaced(data, rng, share)))
-            for kind, versions in kinds:
-                for k, version in enumerate(versions):
-                    _restore(whole, work)
-                    (work / name).write_bytes(version)
-                    refused += not attempt(subject, work, f"{name}, {kind} {k}")
+            for what, version in _damaged(
+                subject, name, (whole / name).read_bytes(), cut_places, rng
+            ):
+                _restore(whole, work)
+                (work / name).write_bytes(version)
+                tried += 1
+                refused += not attempt(subject, work, f"{name}, {what}")
+            if subject.absent:
+                tried, refused = tried + 2, refused + _absent(subject, whole, work, name)
     assert refused > 0
+    print(f"{subject.name}: {tried} damages, {refused} refused")
+    return Tally(tried, refused)
+
+
+def _damaged(
+    subject: Subject, name: str, data: bytes, cut_places: int, rng: np.random.Generator
+) -> Iterator[tuple[str, bytes]]:
+    """Damaged versions of a file, and what was done to it."""
+    full = cut_places == EVERY
+    share = (1.0 if full else 0.15) / subject.seldom
+    kinds = {
+        "cut": cuts(data, max(cut_places // subject.seldom, 5)),
+        "flip": flips(data, (300 if full else 15) // subject.seldom, rng),
+    }
+    if name in subject.json_files:
+        kinds["replaced"] = replaced(data, rng, share)
+    if name.endswith(".safetensors"):
+        kinds["header"] = headers(data, rng, share)
+    for kind, versions in kinds.items():
+        for k, version in enumerate(versions):
+            yield f"{kind} {k}", version
+
+
+def _absent(subject: Subject, whole: Path, work: Path, name: str) -> int:
+    """Load it without the file, and with a folder in its place; how many of these were refused."""
+    _restore(whole, work)
+    (work / name).unlink()
+    refused = not attempt(subject, work, f"{name}, missing")
+    _restore(whole, work)
+    (work / name).unlink()
+    (work / name).mkdir()
+    refused += not attempt(subject, work, f"{name}, a folder")
+    (work / name).rmdir()
+    return refused
 
 
 def _copy(whole: Path, tmp_path: Path) -> Path:

@@ -353,7 +353,13 @@ SUBJECTS = (
         ("map.json",),
         ("map.json",),
     ),
-    Subject("weights", make_weights, load_weights, ("w.safetensors", "codes.safetensors")),
+    Subject(
+        "weights",
+        make_weights,
+        load_weights,
+        ("w.safetensors", "codes.safetensors"),
+        absent=False,
+    ),
     Subject("asap", make_asap, load_asap, ("policy.onnx", "meta.json"), ("meta.json",), seldom=5),
     Subject(
         "demonstrations",

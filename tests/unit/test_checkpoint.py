@@ -192,6 +192,17 @@ def test_altered_config_is_told_apart_from_a_wrong_one(saved):
         load_policy(saved, PANDA)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("9" * 301, "at most 300 digits, got one of 301"), (r'"\ud800 "', "whole characters")],
+)
+def test_json_that_python_reads_and_others_cannot(saved, value, text):
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"a test"', value))
+    with pytest.raises(InputError, match=text):
+        load_policy(saved, PANDA)
+
+
 def test_duplicate_key(saved):
     path = saved / "config.json"
     path.write_text(path.read_text().replace('"panda_joint2": ', '"panda_joint1": ', 1))

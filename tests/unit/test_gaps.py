@@ -42,8 +42,8 @@ def test_a_saved_gap_comes_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "format realign-gap-1"),
+        ("{", "expected JSON"),
+        ("[]", "got list"),
         ('{"format": "other"}', "format realign-gap-1"),
         ({"robot_fingerprint": "0"}, "got one of g1"),
         ({"gap": {"stregth": {}}}, "got ['stregth']"),

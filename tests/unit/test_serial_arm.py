@@ -318,8 +318,8 @@ def test_calibration_comes_back_from_its_file(tmp_path):
     ("content", "sentence"),
     [
         (None, "make it with `python -m realign_serial_driver.homing"),
-        ("{", "not valid JSON"),
-        ("[]", "expected the joints"),
+        ("{", "expected JSON"),
+        ("[]", "got list"),
         (json.dumps({"wheel": {}}), "expected the joints"),
         (json.dumps(lerobot(wrist_roll={"id": 1})), "different servo ids"),
         (json.dumps(lerobot(wrist_roll={"range_min": 4000})), "wrist_roll: expected a range"),

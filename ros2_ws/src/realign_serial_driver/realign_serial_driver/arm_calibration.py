@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.actor.config import read_json
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from realign_serial_driver.sts import MIDDLE_STEPS, STEPS_PER_TURN
@@ -135,15 +136,15 @@ def load_calibration(path: Path, robot: RobotSpec) -> ArmCalibration:
         InputError: no such file, no calibration, or one of another arm.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(
             f"expected the calibration of this {robot.name} at {path}, but: {error.strerror}; make "
             f"it with `python -m realign_serial_driver.homing --robot {robot.name} --port PORT`"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); make the calibration again") from None
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected JSON, got {error}; make it again") from None
+    if content.get("format") == FORMAT:
         if content.get("robot") != robot.name:
             raise InputError(
                 f"{path}: expected a calibration of {robot.name}, got one of "

@@ -10,7 +10,6 @@ from end to end, once each way. Nothing is written before the operator says so.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from policies.actor.config import read_json
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
@@ -283,8 +283,8 @@ def _run(given: argparse.Namespace) -> None:
 
 def _import(path: Path, robot: RobotSpec) -> ArmCalibration:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError):
         return load_calibration(path, robot)  # which says what is wrong with it
     return from_lerobot(content, robot, str(path))
 
