@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,10 +12,10 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.robots import get_robot
 from sim2real.bags.batch import NS
-from sim2real.bags.definitions import typestore
 from sim2real.bags.joints import JOINT_STATE, TRAJECTORY
 from sim2real.bags.writer import BagWriter
 from sim2real.calibrate_common import refusals_are_input, require_above_zero
+from sim2real.calibrate_messages import MessageWriter
 from sim2real.calibrate_motion import rigid_body
 from sim2real.episodes.streams import COMMAND_TOPICS, STATE_TOPIC
 from sim2real.results import check_new
@@ -218,9 +217,7 @@ def write_motion(
     Raises:
         InputError: the path exists, or cannot be made.
     """
-    store = typestore()
-    new: dict[str, Any] = {name.rsplit("/", 1)[1]: kind for name, kind in store.types.items()}
-    names, nothing = list(robot.joint_names), np.zeros(0)
+    messages = MessageWriter(robot)
     provenance = {
         "robot": robot.name,
         "robot_fingerprint": robot.fingerprint,
@@ -232,18 +229,5 @@ def write_motion(
         bag.add_topic(COMMAND_TOPICS[0], TRAJECTORY)
         for k, (command, q, v, effort) in enumerate(zip(command_rad, *measured, strict=True)):
             stamp_ns = _START_NS + round(k * NS / rate_hz)
-            stamp = new["Time"](sec=stamp_ns // NS, nanosec=stamp_ns % NS)
-            header = new["Header"](stamp=stamp, frame_id="")
-            state = new["JointState"](
-                header=header, name=names, position=q, velocity=v, effort=effort
-            )
-            bag.write(STATE_TOPIC, store.serialize_cdr(state, JOINT_STATE), stamp_ns)
-            point = new["JointTrajectoryPoint"](
-                positions=command,
-                velocities=nothing,
-                accelerations=nothing,
-                effort=nothing,
-                time_from_start=new["Duration"](sec=0, nanosec=0),
-            )
-            order = new["JointTrajectory"](header=header, joint_names=names, points=[point])
-            bag.write(COMMAND_TOPICS[0], store.serialize_cdr(order, TRAJECTORY), stamp_ns)
+            bag.write(STATE_TOPIC, messages.joint_state(stamp_ns, q, v, effort), stamp_ns)
+            bag.write(COMMAND_TOPICS[0], messages.command(stamp_ns, command), stamp_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -13,10 +13,11 @@ from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.robots import get_robot
 from sim2real.bags.batch import NS
-from sim2real.bags.definitions import typestore
+from sim2real.bags.images import RAW
 from sim2real.bags.joints import JOINT_STATE
 from sim2real.bags.writer import BagWriter
 from sim2real.calibrate_common import refusals_are_input, require_above_zero
+from sim2real.calibrate_messages import MessageWriter
 from sim2real.episodes.streams import STATE_TOPIC
 from sim2real.results import check_new, write_json
 from sim2real.sim.gaps import make_gap
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from calibration.synthetic import HandEyeScene
     from calibration.targets import Target
 
-IMAGE_TOPIC, _IMAGE = "/camera/image_raw", "sensor_msgs/msg/Image"
+IMAGE_TOPIC = "/camera/image_raw"
 _RATE_HZ = 50.0
 _HOLD_S = 1.0
 _SHARP = 1.4  # focal length over the image's height: 39 deg from top to bottom
@@ -100,7 +101,7 @@ def calibrate_rehearse(
     provenance = {"robot": spec.name, "robot_fingerprint": spec.fingerprint}
     with BagWriter(out, provenance=provenance) as bag:
         bag.add_topic(STATE_TOPIC, JOINT_STATE)
-        bag.add_topic(IMAGE_TOPIC, _IMAGE)
+        bag.add_topic(IMAGE_TOPIC, RAW)
         noise = np.deg2rad(joint_noise_deg)
         messages = _messages(scene, spec, stepper, goals, offset, noise, image_noise, rng)
         for topic, data, stamp_ns in messages:
@@ -152,8 +153,7 @@ def _messages(
     """Joint states while the robot holds each pose, and one image of each, in time."""
     from calibration.synthetic import Renderer
 
-    store = typestore()
-    new: dict[str, Any] = {name.rsplit("/", 1)[1]: kind for name, kind in store.types.items()}
+    messages = MessageWriter(spec)
     renderer = Renderer(scene.camera)
     index = [spec.joint_names.index(name) for name in scene.chain.joint_names]
     ticks = round(_HOLD_S * _RATE_HZ)
@@ -163,29 +163,13 @@ def _messages(
         stepper.reset(default_state(spec, pose))
         for tick in range(ticks):
             stamp_ns = NS + round((k * ticks + tick) * NS / _RATE_HZ)
-            stamp = new["Time"](sec=stamp_ns // NS, nanosec=stamp_ns % NS)
             state = stepper.state
             read = state.qpos_rad + joint_noise_rad * rng.normal(size=spec.n)
             read[index] -= offset_rad
-            message = new["JointState"](
-                header=new["Header"](stamp=stamp, frame_id=""),
-                name=list(spec.joint_names),
-                position=read,
-                velocity=state.qvel_rad_s,
-                effort=stepper.effort_nm,
-            )
-            yield STATE_TOPIC, bytes(store.serialize_cdr(message, JOINT_STATE)), stamp_ns
+            felt = messages.joint_state(stamp_ns, read, state.qvel_rad_s, stepper.effort_nm)
+            yield STATE_TOPIC, felt, stamp_ns
             if tick == ticks // 2:
                 seen = scene.T_cam_board(state.qpos_rad[index])
                 image = renderer.render(scene.target, seen, rng=rng, noise_sigma=image_noise)
-                picture = new["Image"](
-                    header=new["Header"](stamp=stamp, frame_id="camera"),
-                    height=scene.camera.height,
-                    width=scene.camera.width,
-                    encoding="mono8",
-                    is_bigendian=0,
-                    step=scene.camera.width,
-                    data=image.ravel(),
-                )
-                yield IMAGE_TOPIC, bytes(store.serialize_cdr(picture, _IMAGE)), stamp_ns
+                yield IMAGE_TOPIC, messages.image(stamp_ns, image, "camera"), stamp_ns
             stepper.step(pose)
