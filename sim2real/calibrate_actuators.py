@@ -10,17 +10,10 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import RobotSpec
 from policies.robots import get_robot
-from sim2real.calibrate_common import (
-    check_outputs,
-    finish,
-    refusals_are_input,
-    require_above_zero,
-    settle,
-)
+from sim2real.calibrate_common import Outputs, refusals_are_input, require_above_zero
 from sim2real.calibrate_motion import digest, open_bag, read_motion, rigid_body
 from sim2real.replay.cli import table_text
 from sim2real.report import Bars, Lines, Section, Table
-from sim2real.results import check_new
 from sim2real.sim.gaps import MAX_DELAY_S, Gap
 
 if TYPE_CHECKING:
@@ -89,8 +82,7 @@ def calibrate_actuators(
     from calibration.actuators import calibrate_actuators
 
     spec = get_robot(robot)
-    check_outputs(json, check, report, overwrite=overwrite)
-    check_new(gap, overwrite=overwrite)
+    outputs = Outputs(json=json, check=check, report=report, others=(gap,), overwrite=overwrite)
     require_above_zero(cutoff_hz=cutoff_hz, tolerance_percent=tolerance_percent)
     if hold_out_s:
         require_above_zero(hold_out_s=hold_out_s)
@@ -116,8 +108,7 @@ def calibrate_actuators(
                 _tolerances(stored, spec, tolerance_percent / 100.0),
             )
 
-        return settle("actuators", check, compare_with, json, report, overwrite=overwrite)
-    assert json is not None
+        return outputs.settle("actuators", compare_with)
     start, end = log.span_s()
     fitted = log.between(start, end - hold_out_s) if hold_out_s else log
     found = calibrate_actuators(fitted, body, nominal_joints(spec), config)
@@ -126,7 +117,7 @@ def calibrate_actuators(
         held = _HeldOut(found, log.between(end - hold_out_s, end + 1.0), body)
     details = {"robot": robot, "hold_out_s": hold_out_s, "duration_s": end - start - hold_out_s}
     result = found.to_result(held.residuals() if held else {}, details, digest(opened))
-    finish(result, _summary(found), json, report, _sections(found, held), overwrite=overwrite)
+    outputs.finish(result, _summary(found), _sections(found, held))
     if held:
         print(f"\nresidual torque on the last {hold_out_s:g} s, Nm rms")
         print(table_text(_HELD_OUT_HEADER, held.rows()))

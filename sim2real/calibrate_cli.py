@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from policies.errors import InputError
-from sim2real.calibrate_common import (
-    check_outputs,
-    finish,
-    refusals_are_input,
-    require_above_zero,
-    settle,
-)
+from sim2real.calibrate_common import Outputs, refusals_are_input, require_above_zero
 from sim2real.report import Bars, Section, Table
 from sim2real.results import check_new
 
@@ -130,7 +124,7 @@ def calibrate_camera(
     from sim2real.calibrate_sources import open_source
     from sim2real.calibrate_views import detect_board, measured_board
 
-    check_outputs(json, check, yaml, report, overwrite=overwrite)
+    outputs = Outputs(json=json, check=check, report=report, others=(yaml,), overwrite=overwrite)
     require_above_zero(tolerance_percent=tolerance_percent)
     target = measured_board(board, square_mm)
     frames, count = open_source(source, topic, rate_hz)
@@ -145,8 +139,7 @@ def calibrate_camera(
             new = calibrate_camera(seen, config).to_result()
             return compare(stored, new, _camera_tolerances(stored, tolerance_percent / 100.0))
 
-        return settle("camera", check, compare_with, json, report, overwrite=overwrite)
-    assert json is not None
+        return outputs.settle("camera", compare_with)
     found = calibrate_camera(seen, IntrinsicsConfig(model=model, fewest_views=fewest_views))
     if yaml is not None:
         _write(yaml, found.camera.to_yaml(name))
@@ -162,7 +155,7 @@ def calibrate_camera(
         f"error {found.rms_px:.3f} px rms; corners in {found.covered():.0%} of the image's cells"
     )
     sections = (coverage, *_view_sections(found.view_rms_px, found.rejected))
-    finish(found.to_result(), summary, json, report, sections, overwrite=overwrite)
+    outputs.finish(found.to_result(), summary, sections)
     return None
 
 
@@ -224,21 +217,20 @@ def calibrate_hand_eye(
     """
     from calibration.camera import read_camera
     from calibration.hand_eye import HandEyeConfig, calibrate_hand_eye, mount_change, pose_views
-    from sim2real.calibrate_views import find_chain, measured_board, resting_views
+    from sim2real.calibrate_views import Looking, find_chain, resting_views
 
-    check_outputs(json, check, report, overwrite=overwrite)
+    outputs = Outputs(json=json, check=check, report=report, overwrite=overwrite)
     require_above_zero(tolerance_deg=tolerance_deg, tolerance_mm=tolerance_mm)
     lens = read_camera(camera)
     chain, links = find_chain(robot, urdf, base, tip)
-    rest = resting_views(
-        bag,
-        measured_board(board, square_mm),
-        lens,
-        chain,
-        topics=(topic, state_topic),
+    looking = Looking(
+        topic=topic,
+        state_topic=state_topic,
+        square_mm=square_mm,
         rate_hz=rate_hz,
         max_speed_rad_s=max_speed_rad_s,
     )
+    rest = resting_views(bag, board, lens, chain, looking)
     posed = pose_views(rest.views, rest.qpos_rad, chain, lens, setup)
 
     def find(fewest: int) -> HandEye:
@@ -251,12 +243,11 @@ def calibrate_hand_eye(
             new = find(min(fewest_views, _FEWEST_TO_CHECK))
             return mount_change(stored, new, np.deg2rad(tolerance_deg), tolerance_mm / 1e3)
 
-        return settle("hand_eye", check, compare_with, json, report, overwrite=overwrite)
-    assert json is not None
+        return outputs.settle("hand_eye", compare_with)
     found = find(fewest_views)
     sections = _view_sections(found.view_rms_px, found.rejected)
     result = found.to_result(*links, rest.sha256)
-    finish(result, _hand_eye_summary(found), json, report, sections, overwrite=overwrite)
+    outputs.finish(result, _hand_eye_summary(found), sections)
     return None
 
 

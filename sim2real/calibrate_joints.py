@@ -12,18 +12,19 @@ import numpy as np
 from policies.errors import InputError
 from policies.robots import get_robot
 from sim2real.calibrate_common import (
-    check_outputs,
-    finish,
+    Outputs,
     refusals_are_input,
     require_above_zero,
-    settle,
+    tell_untold,
+    untold_sections,
 )
-from sim2real.report import Bars, Section, Table
+from sim2real.report import Bars, Section
 
 if TYPE_CHECKING:
     from calibration.compare import Comparison
     from calibration.joint_offsets import JointOffsets, ViewsConfig
     from calibration.result import CalibrationResult
+    from sim2real.calibrate_views import Looking
 
 
 @refusals_are_input
@@ -76,17 +77,22 @@ def calibrate_joints(
         overwrite: replace these files if they exist.
     """
     from calibration.joint_offsets import ViewsConfig
+    from sim2real.calibrate_views import Looking
 
-    check_outputs(json, check, report, overwrite=overwrite)
+    outputs = Outputs(json=json, check=check, report=report, overwrite=overwrite)
     require_above_zero(tolerance_deg=tolerance_deg, joint_noise_deg=joint_noise_deg)
     if stops:
         solve, digest = _from_stops(bag, robot, state_topic)
     else:
         config = ViewsConfig(setup=setup, joint_noise_rad=float(np.deg2rad(joint_noise_deg)))
-        topics = topic, state_topic
-        solve, digest = _from_views(
-            bag, robot, board, camera, hand_eye, config, topics, square_mm, rate_hz, max_speed_rad_s
+        looking = Looking(
+            topic=topic,
+            state_topic=state_topic,
+            square_mm=square_mm,
+            rate_hz=rate_hz,
+            max_speed_rad_s=max_speed_rad_s,
         )
+        solve, digest = _from_views(bag, robot, board, camera, hand_eye, config, looking)
     if check is not None:
 
         def compare_with(stored: CalibrationResult) -> Comparison:
@@ -97,17 +103,15 @@ def calibrate_joints(
             tolerance_rad = float(np.deg2rad(tolerance_deg))
             return compare(stored, new, dict.fromkeys(names, tolerance_rad))
 
-        return settle("joints", check, compare_with, json, report, overwrite=overwrite)
-    assert json is not None
+        return outputs.settle("joints", compare_with)
     found = solve()
     result = found.to_result({"robot": robot}, digest)
     summary = (
         f"offsets of {sum(found.told)} of {len(found.told)} joints, from {found.method}; misfit "
         f"{found.before:.3g} -> {found.after:.3g} {found.unit}"
     )
-    finish(result, summary, json, report, _sections(found), overwrite=overwrite)
-    for name, why in found.untold.items():
-        print(f"not told: {name}: {why}")
+    outputs.finish(result, summary, _sections(found))
+    tell_untold(found.untold)
     return None
 
 
@@ -140,16 +144,13 @@ def _from_views(
     camera: Path | None,
     hand_eye: Path | None,
     config: ViewsConfig,
-    topics: tuple[str | None, str],
-    square_mm: float | None,
-    rate_hz: float,
-    max_speed_rad_s: float,
+    looking: Looking,
 ) -> tuple[Callable[[], JointOffsets], str]:
     """How to find offsets from views, which have been found in the bag, and their hash."""
     from calibration.camera import read_camera
     from calibration.joint_offsets import offsets_from_views
     from calibration.result import read_result
-    from sim2real.calibrate_views import find_chain, measured_board, resting_views
+    from sim2real.calibrate_views import find_chain, resting_views
 
     if board is None or camera is None:
         raise InputError(
@@ -168,15 +169,7 @@ def _from_views(
                 "give its setup (--setup)"
             )
         mount = stored.transforms[name], stored.covariance[:6, :6]
-    rest = resting_views(
-        bag,
-        measured_board(board, square_mm),
-        lens,
-        chain,
-        topics=topics,
-        rate_hz=rate_hz,
-        max_speed_rad_s=max_speed_rad_s,
-    )
+    rest = resting_views(bag, board, lens, chain, looking)
     solve = functools.partial(
         offsets_from_views, rest.views, rest.qpos_rad, chain, lens, config, mount
     )
@@ -191,7 +184,4 @@ def _sections(found: JointOffsets) -> list[Section]:
         unit="deg",
         note="What is to be added to each reading; 0 where it is not told.",
     )
-    if not found.untold:
-        return [offsets]
-    rows = tuple(found.untold.items())
-    return [offsets, Table(heading="Not told", header=("joint", "why"), rows=rows)]
+    return [offsets, *untold_sections(found.untold, "joint")]

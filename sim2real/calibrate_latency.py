@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from policies.robots import get_robot
 from sim2real.calibrate_common import (
-    check_outputs,
-    finish,
+    Outputs,
     refusals_are_input,
     require_above_zero,
-    settle,
+    tell_untold,
+    untold_sections,
 )
 from sim2real.calibrate_motion import digest, open_bag, read_clocks, read_motion, rigid_body
 from sim2real.report import Bars, Section, Table
@@ -57,7 +57,7 @@ def calibrate_latency(
     from calibration.latency import LatencyConfig, estimate_latency
 
     spec = get_robot(robot)
-    check_outputs(json, check, report, overwrite=overwrite)
+    outputs = Outputs(json=json, check=check, report=report, overwrite=overwrite)
     require_above_zero(cutoff_hz=cutoff_hz, tolerance_ms=tolerance_ms)
     opened = open_bag(bag, spec)
     log, topics = read_motion(opened, spec, state_topic, command_topic)
@@ -77,13 +77,10 @@ def calibrate_latency(
             new = find()[1]
             return compare(stored, new, dict.fromkeys(_compared(stored), tolerance_ms / 1e3))
 
-        return settle("latency", check, compare_with, json, report, overwrite=overwrite)
-    assert json is not None
+        return outputs.settle("latency", compare_with)
     found, result = find()
-    summary = _summary(found, clocks)
-    finish(result, summary, json, report, _sections(found, clocks), overwrite=overwrite)
-    for name, why in found.untold.items():
-        print(f"not told: {name}: {why}")
+    outputs.finish(result, _summary(found, clocks), _sections(found, clocks))
+    tell_untold(found.untold)
     return None
 
 
@@ -197,7 +194,4 @@ def _sections(found: Latency, clocks: dict[str, Clock]) -> list[Section]:
             *("interval, ms", "its jitter, ms", "gaps"),
         )
         sections.append(Table(heading="Clocks", header=header, rows=rows))
-    if found.untold:
-        why = tuple(found.untold.items())
-        sections.append(Table(heading="Not told", header=("delay", "why"), rows=why))
-    return sections
+    return sections + untold_sections(found.untold, "delay")

@@ -40,40 +40,51 @@ class RestingViews:
     sha256: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """How a bag is searched for views.
+
+    Attributes:
+        topic: of images; None for the only one.
+        state_topic: of joint states.
+        square_mm: edge of a square of the board as measured on the print, mm; None as described.
+        rate_hz: at most so many images a second are looked at.
+        max_speed_rad_s: images with a joint faster than this are left out, rad/s.
+    """
+
+    topic: str | None
+    state_topic: str
+    square_mm: float | None
+    rate_hz: float
+    max_speed_rad_s: float
+
+
 def resting_views(
-    bag: Path,
-    target: Target,
-    lens: Camera,
-    chain: Chain,
-    *,
-    topics: tuple[str | None, str],
-    rate_hz: float,
-    max_speed_rad_s: float,
+    bag: Path, board: Path, lens: Camera, chain: Chain, looking: Looking
 ) -> RestingViews:
     """Find the board in the images that were taken at rest, once for each pose.
 
     Args:
         bag: with images and joint states.
-        target: the board.
+        board: description of the board.
         lens: the camera.
         chain: the robot's joints.
-        topics: of images (None for the only one), and of joint states.
-        rate_hz: at most so many images a second are looked at.
-        max_speed_rad_s: images with a joint faster than this are left out.
+        looking: how it is searched.
 
     Raises:
         InputError: no such views, or images of another size than the camera's.
     """
+    target = measured_board(board, looking.square_mm)
     if target.kind != "charuco":
         raise InputError(
             "expected a ChArUco board, got a chessboard, which may be read turned by half a turn; "
             "make one with `realign calibrate target`"
         )
-    frames, count = bag_frames(bag, topics[0], rate_hz)
-    log = joint_log(bag, topics[1], chain.joint_names)
+    frames, count = bag_frames(bag, looking.topic, looking.rate_hz)
+    log = joint_log(bag, looking.state_topic, chain.joint_names)
     qpos: dict[str, Float] = {}
     without: dict[str, str] = {}
-    still = list(resting(frames, log, chain, max_speed_rad_s, qpos, without))
+    still = list(resting(frames, log, chain, looking.max_speed_rad_s, qpos, without))
     if not still:
         raise InputError(
             f"expected images with the robot at rest, got none of {len(without)} "
