@@ -145,10 +145,11 @@ def read_excitation(path: Path, robot: str) -> Excitation:
     """
     content = read_json(path, "a motion of `realign calibrate excite`")
     if content.get("format") != FORMAT or content.get("robot") != robot:
+        made_for = content.get("robot") if content.get("format") == FORMAT else None
+        got = f"one of {made_for}" if isinstance(made_for, str) else "another kind of file"
         raise CalibrationError(
-            f"expected a motion of {robot} in format {FORMAT}, got {path} with robot "
-            f"{content.get('robot')!r}, format {content.get('format')!r}; make one with "
-            "`realign calibrate excite`"
+            f"expected a motion of {robot} in format {FORMAT}, got {path}, which is {got}; make "
+            "one with `realign calibrate excite`"
         )
     try:
         motion = Excitation(

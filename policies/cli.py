@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +160,7 @@ def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("network", f"{network['type']}, width {network['width']}, depth {network['depth']}"),
         ("sampler", f"{sampler['name']}, {sampler['steps']} steps"),
         ("samplers", ", ".join(info["samplers"])),
-        ("observation", f"{spec['observation_horizon']} x {', '.join(spec['state_names'])}"),
+        ("observation", f"{spec['observation_horizon']} x {_short(spec['state_names'])}"),
         ("cameras", ", ".join(cameras) or "none"),
         *(
             [("instructions", f"{len(info['instructions'])} known")]
@@ -168,10 +170,19 @@ def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "plan",
             f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
-            f"{', '.join(spec['action_names'])}",
+            f"{_short(spec['action_names'])}",
         ),
         ("sha256", info["sha256"]),
     ]
+
+
+def _short(names: Sequence[str]) -> str:
+    """Names for a line: a quantity of many joints once, with their number; --json has them all."""
+    parts = []
+    for quantity, group in groupby(names, key=lambda name: name.partition("/")[0]):
+        same = list(group)
+        parts += [f"{quantity} of {len(same)} joints"] if len(same) > 3 else same
+    return ", ".join(parts)
 
 
 def _remote_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
@@ -181,12 +192,12 @@ def _remote_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("policy", f"{info['name']}, served at {info['url']} ({info['protocol']})"),
         ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
         ("rate", f"{info['rate_hz']:g} Hz"),
-        ("observation", f"{spec['observation_horizon']} x {', '.join(spec['state_names'])}"),
+        ("observation", f"{spec['observation_horizon']} x {_short(spec['state_names'])}"),
         ("cameras", ", ".join(cameras) or "none"),
         (
             "plan",
             f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
-            f"{', '.join(spec['action_names'])}",
+            f"{_short(spec['action_names'])}",
         ),
         ("sha256", info["sha256"]),
     ]

@@ -117,6 +117,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         help="what a checkpoint is, needs and was made for",
         positional=("policy",),
     ),
+    ("policy", "bench"): Command(
+        function="policies.bench_cli:policy_bench",
+        help="how long a policy takes for an answer on this machine",
+        positional=("policy",),
+    ),
     ("policy", "train"): Command(
         function="policies.cli:policy_train",
         help="behaviour cloning of demonstrations: diffusion, score, flow, streaming, regression",

@@ -56,8 +56,7 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
         raise InputError(
             f"expected --instruction for {spec.name}, which is told in words what to do, got none"
         )
-    if config.duration_s is not None and config.duration_s <= 0:
-        raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
+    _check_length(config, spec)
     if config.record is not None and config.record.exists():
         raise InputError(f"{config.record} exists already; choose another bag directory")
     domain = config.domain_id if config.domain_id is not None else private_domain_id()
@@ -69,6 +68,25 @@ def run(config: RunConfig, *, progress: bool = True, description: str = "run") -
         recorders = [p for p in graph.processes if p.name == "recorder"]
         lost = [last_words(p) for p in recorders if p.popen.returncode != 0]
     return _result(config, spec, summaries) | {"recorder_fault": lost[0] if lost else None}
+
+
+def _check_length(config: RunConfig, spec: PolicySpec) -> None:
+    """Refuse lengths that no run can have, and one without an end where nobody could set a goal."""
+    if config.duration_s is not None and not config.duration_s > 0:
+        raise InputError(f"expected a duration above 0 s, got {config.duration_s:g}")
+    if "goal" not in spec.needs:
+        return
+    if not config.goal_period_s > 0:
+        raise InputError(
+            f"expected a time above 0 s for each goal, got {config.goal_period_s:g}; give "
+            "--goal-period-s in s"
+        )
+    private = config.emulated and config.domain_id is None
+    if config.goals < 0 or (config.goals == 0 and config.duration_s is None and private):
+        raise InputError(
+            f"expected at least 1 goal for {spec.name}, got {config.goals}; give --goals, or "
+            "--goals 0 with --duration-s and --domain-id to publish goals of your own"
+        )
 
 
 def _start_nodes(
@@ -334,11 +352,27 @@ def run_command(
             f"was recorded with `realign bag salvage {record} OUT`"
         )
     if result["stopped_by"]:
-        failure = result["policy_failure"]
-        cause = (
-            f"{result['stopped_by']}, for {failure['text']}" if failure else result["stopped_by"]
+        raise FaultError(stop_sentence(result))
+
+
+def stop_sentence(result: dict[str, Any]) -> str:
+    """What the guard did to the robot, when, why, and what a person may try."""
+    reason, failure = result["stopped_by"], result["policy_failure"]
+    stops = [edge for edge in result["transitions"] if edge[2] in ("hold", "damp")]
+    first = result["transitions"][0][0]
+    since = next(edge[0] for edge in stops if edge[3] == reason)
+    what = "stopped" if result["guard"]["state"] in ("hold", "damp") else "held"
+    went_on = "" if what == "stopped" else ", and it went on"
+    cause = f"{reason}, for {failure['text']}" if failure else reason
+    advice = "docs/faults.md says what it means"
+    if reason == "policy_silent" and not failure:
+        advice = (
+            "no new chunk came in time; if model or machine are slow, try --lockstep, --executor "
+            "async or a machine that nobody else uses"
         )
-        raise FaultError(f"the guard stopped the robot: {cause}; see `transitions` in the JSON")
+    return f"the guard {what} the robot {(since - first) / 1e9:.2f} s after its sensors came" + (
+        f"{went_on}: {cause}; {advice}, and --json FILE keeps `transitions`"
+    )
 
 
 def summary_line(result: dict[str, Any]) -> str:

@@ -175,6 +175,11 @@ def local_policy(policy: str, *, token_file: Path | None, reply_s: float) -> Ite
         InputError: there is no server, or not one of realign.
     """
     if not policy.startswith(REMOTE):
+        if token_file is not None:
+            raise InputError(
+                f"expected no --token-file for the checkpoint {policy}; it is for a policy at "
+                "ws://HOST:PORT"
+            )
         yield Path(policy)
         return
     from policies.serving.client import RemoteConfig, open_session

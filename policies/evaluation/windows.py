@@ -28,13 +28,13 @@ def match(model: ChunkSpec, environment: EnvironmentSpec) -> tuple[list[int], li
     missing = [name for name in model.state_names if name not in environment.state_names]
     if missing:
         raise InputError(
-            f"{what}: expected the state entries {missing}, which the task does not have; use a "
-            "policy that was trained on this task's demonstrations"
+            f"{what}: expected the state entries {_few(missing)}, which the task does not have; "
+            "use a policy that was trained on this task's demonstrations"
         )
     if set(model.action_names) != set(environment.action_names):
         raise InputError(
-            f"{what}: expected a policy with the actions {list(environment.action_names)}, got "
-            f"{list(model.action_names)}; use one that was trained on this task's demonstrations"
+            f"{what}: expected a policy with the actions {_few(environment.action_names)}, got "
+            f"{_few(model.action_names)}; use one that was trained on this task's demonstrations"
         )
     if not np.isclose(model.rate_hz, environment.rate_hz, rtol=1e-3):
         raise InputError(
@@ -44,6 +44,12 @@ def match(model: ChunkSpec, environment: EnvironmentSpec) -> tuple[list[int], li
     state = [environment.state_names.index(name) for name in model.state_names]
     action = [model.action_names.index(name) for name in environment.action_names]
     return state, action
+
+
+def _few(names: Sequence[str], limit: int = 4) -> str:
+    """Names for a sentence: all of them, or the first and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{list(names[:limit])}{more}"
 
 
 class Windows:

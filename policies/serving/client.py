@@ -141,7 +141,7 @@ class Session:
 
     def _lost(self, words: str) -> PolicyFailureError:
         return PolicyFailureError(
-            Failure.SERVER_LOST, f"{self._config.url}: {words}; start the server and activate again"
+            Failure.SERVER_LOST, f"{self._config.url}: {words}; start the server and try again"
         )
 
 

@@ -89,8 +89,8 @@ def compare_command(
         print(table_text(header, rows))
     for name, trust in comparison.trust.items():
         print(
-            f"\n{_title(name)} trusted itself: joints {trust['joints']:.2f}, networks "
-            f"{trust['network']:.2f} (1 is full)"
+            f"\n{_title(name)}, trust in itself: {100 * trust['joints']:.0f} %, of its networks "
+            f"{100 * trust['network']:.0f} % (100 %: states like those it was trained on)"
         )
     if json:
         write_json(json, comparison.to_json())

@@ -43,6 +43,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Float]]:
         InputError: missing, altered or damaged files.
     """
     config, raw = read_config(path, WHAT)
+    if "format" not in config:
+        raise InputError(f"expected {WHAT}, got {path}, which is another kind of model")
     if "files" not in config:  # an earlier version stated one hash only, that of the arrays
         config["files"] = {WEIGHTS_FILE: config.get("sha256")}
     content = read_networks(path, config, raw, (WEIGHTS_FILE,))
