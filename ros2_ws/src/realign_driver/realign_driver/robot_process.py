@@ -1,13 +1,15 @@
-"""A process that talks to the robot, and the node's side of the way to it."""
+"""A process that talks to the robot: both sides of the way between it and its node."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,3 +73,42 @@ class RobotProcess:
     def close(self) -> None:
         """Talk to it no more; it takes that for the end of this node."""
         self._end.close()
+
+
+class NodeEnd:
+    """The process's side; without a node, or after its death, nothing is heard or sent.
+
+    Args:
+        end: socket to the driver node; None where there is none.
+        on_death: called once, when the node is gone.
+    """
+
+    def __init__(self, end: socket.socket | None, on_death: Callable[[], None]) -> None:
+        self._end, self._on_death = end, on_death
+
+    @property
+    def alive(self) -> bool:
+        """True while there is a node."""
+        return self._end is not None
+
+    def commands(self, dtype: np.dtype[Any]) -> Iterator[Any]:
+        """The records of ``dtype`` that have come since the last call."""
+        try:
+            while self._end is not None and (record := receive(self._end, dtype)) is not None:
+                yield record
+        except Closed:
+            self._lose()
+
+    def send(self, record: Any) -> None:
+        """Send a NumPy record."""
+        try:
+            if self._end is not None:
+                send(self._end, record)
+        except Closed:
+            self._lose()
+
+    def _lose(self) -> None:
+        assert self._end is not None  # or nothing could have been closed
+        self._end.close()
+        self._end = None
+        self._on_death()

@@ -10,7 +10,6 @@ ended, and this process ends too: the robot holds its pose by itself.
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import sys
 import time
@@ -19,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from policies.errors import InputError
 from policies.robots import get_robot
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.process import on_stop, refusing
+from realign_driver.robot_process import NodeEnd
 from realign_franka_driver import channel
 from realign_franka_driver.core import NS, DriverConfig, DriverCore, Mode, Stop
 from realign_franka_driver.fci import FrankaRobot, MotionEnded, Silent
@@ -61,7 +61,7 @@ class ControlLoop:
 
     def __init__(self, robot: FrankaRobot, core: DriverCore, end: socket.socket) -> None:
         self.robot, self.core = robot, core
-        self.end: socket.socket | None = end
+        self.node = NodeEnd(end, self._node_died)
         self.robot_state = robot.read()
         self.cycle_us = Percentiles(4096)
         self.longest_us = 0.0
@@ -106,7 +106,8 @@ class ControlLoop:
             core.begin(np.asarray(self.robot_state.q), time.monotonic_ns())
         state = self.robot_state = self.robot.read()
         now = time.monotonic_ns()
-        self._read_node(now)
+        for record in self.node.commands(channel.COMMAND):
+            self._obey(record, now)
         if core.in_motion:
             q, dq = np.asarray(state.q), np.asarray(state.dq)
             torque = core.torque(
@@ -135,16 +136,6 @@ class ControlLoop:
 
     # ---- the node -----------------------------------------------------------------------------
 
-    def _read_node(self, now: int) -> None:
-        try:
-            while self.end is not None:
-                record = channel.receive(self.end, channel.COMMAND)
-                if record is None:
-                    return
-                self._obey(record, now)
-        except channel.Closed:
-            self._node_gone()
-
     def _obey(self, record: Any, now: int) -> None:
         kind = int(record["kind"])
         if kind == channel.TRACK:
@@ -168,17 +159,14 @@ class ControlLoop:
         self._packet["answer"] = problem.encode()[:120]
         self._packet["answers"] += 1
 
-    def _node_gone(self) -> None:
-        if self.end is not None:
-            self.end.close()
-        self.end = None
+    def _node_died(self) -> None:
         self.core.stop(Stop.NODE_DIED)
         self._ending = True
         print("the driver node died: the arm is brought to a stand", file=sys.stderr, flush=True)
 
     def _report(self, state: Any, now: int = 0) -> None:
         """Send a state, or without one only how it stands."""
-        if self.end is None:
+        if not self.node.alive:
             return
         packet = self._packet
         if state is not None:
@@ -192,10 +180,7 @@ class ControlLoop:
             packet["cycle_us"] = took["p50"], took["p99"], self.longest_us
         packet["mode"] = self.core.mode.value
         packet["stop"] = self.core.stop_text.encode()[:240]
-        try:
-            channel.send(self.end, packet)
-        except channel.Closed:
-            self._node_gone()
+        self.node.send(packet)
 
 
 def main() -> None:
@@ -203,17 +188,13 @@ def main() -> None:
     config = ControlConfig(**json.loads(sys.argv[1]))
     end = socket.socket(fileno=config.channel_fd)
     spec = get_robot(config.robot)
-    try:
+    with refusing():
         robot = FrankaRobot(config.network, enforce_realtime=config.enforce_realtime)
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     core = DriverCore(spec, DriverConfig(command_period_s=1.0 / spec.state_rate_hz))
     if robot.reflex:
         core.stop(Stop.ABORTED, f"it was found in reflex {robot.reflex}")
     loop = ControlLoop(robot, core, end)
-    signal.signal(signal.SIGINT, loop.finish)
-    signal.signal(signal.SIGTERM, loop.finish)
+    on_stop(loop.finish)
     prefer_realtime(config.realtime_priority)
     loop.run()
     if core.stopped_by is not Stop.FINISHED and core.mode is Mode.STOPPED:

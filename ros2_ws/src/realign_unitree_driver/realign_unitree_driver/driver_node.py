@@ -7,7 +7,6 @@ dies, this node does.
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from std_srvs.srv import Trigger
 
 from policies.interface import Float
 from policies.rotation import tilt_rad
+from realign_driver.process import on_stop
 from realign_driver.robot_driver import RobotDriver, drive
 from realign_driver.robot_process import RobotProcess
 from realign_unitree_driver import channel, remote
@@ -141,8 +141,7 @@ class DriverNode(RobotDriver):
         core.stop(Stop.WIRE_DIED)
         self.stops.append(Stop.WIRE_DIED.value)
         loop = WireLoop(mover, core, None)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, loop.finish)
+        on_stop(loop.finish)
         loop.run()
 
     def own_summary(self) -> dict[str, object]:

@@ -9,7 +9,6 @@ until it falls silent (is switched off) or this process is told to stop.
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import sys
 import time
@@ -23,6 +22,8 @@ from policies.interface import RobotSpec
 from policies.robots import get_robot
 from policies.runtime.latency import Percentiles
 from policies.runtime.scheduling import prefer_realtime
+from realign_driver.process import on_stop, refusing
+from realign_driver.robot_process import NodeEnd
 from realign_unitree_driver import channel
 from realign_unitree_driver.core import DriverCore, Mode, Stop
 from realign_unitree_driver.dds import (
@@ -160,7 +161,8 @@ class WireLoop:
     """
 
     def __init__(self, wire: Wire, core: DriverCore, end: socket.socket | None) -> None:
-        self.wire, self.core, self.end = wire, core, end
+        self.wire, self.core = wire, core
+        self.node = NodeEnd(end, self._node_died)
         self.gap_ms = Percentiles(4096)
         self.longest_gap_ms = 0.0
         self._clock = TickClock()
@@ -189,13 +191,14 @@ class WireLoop:
             self.longest_gap_ms = max(self.longest_gap_ms, (now - last) / 1e6)
             last = now
             self._read_robot(now)
-            self._read_node(now)
+            for record in self.node.commands(channel.COMMAND):
+                self._obey(record, now)
             if tick % _LOOK_TICKS == 0 and self.wire.others():
                 self.core.stop(Stop.SECOND_COMMANDER)
             self._writer.write(self.core.tick(now))
             if self._end_ns is not None and now > self._end_ns:
                 return
-            if self.end is None and (now - self._heard_ns) / 1e9 > _ROBOT_GONE_S:
+            if not self.node.alive and (now - self._heard_ns) / 1e9 > _ROBOT_GONE_S:
                 print("the robot is silent; no more damping", file=sys.stderr, flush=True)
                 return
             tick += 1
@@ -216,16 +219,6 @@ class WireLoop:
         if (now - self._sent_ns) / 1e9 > SIGN_OF_LIFE_S:
             self._send()  # the old sensors with their old stamp: this process lives
 
-    def _read_node(self, now: int) -> None:
-        try:
-            while self.end is not None:
-                record = channel.receive(self.end, channel.COMMAND)
-                if record is None:
-                    return
-                self._obey(record, now)
-        except channel.Closed:
-            self._node_gone()
-
     def _obey(self, record: Any, now: int) -> None:
         kind = int(record["kind"])
         if kind == channel.TRACK:
@@ -237,10 +230,7 @@ class WireLoop:
         elif kind == channel.FINISH:
             self.finish()
 
-    def _node_gone(self) -> None:
-        if self.end is not None:
-            self.end.close()
-        self.end = None
+    def _node_died(self) -> None:
         if self._end_ns is None:
             self.core.stop(Stop.NODE_DIED)
             print(
@@ -270,14 +260,9 @@ class WireLoop:
 
     def _send(self) -> None:
         self._sent_ns = time.monotonic_ns()
-        if self.end is None:
-            return
         self._packet["mode"] = self.core.mode.value
         self._packet["stop"] = self.core.stopped_by.value.encode()
-        try:
-            channel.send(self.end, self._packet)
-        except channel.Closed:
-            self._node_gone()
+        self.node.send(self._packet)
 
 
 def make_core(wire: Wire) -> DriverCore:
@@ -292,16 +277,12 @@ def main() -> None:
     """Run until the node says so, a signal comes, or node and robot are gone."""
     config = WireConfig(**json.loads(sys.argv[1]))
     end = socket.socket(fileno=config.channel_fd)
-    try:
+    with refusing():
         wire = Wire(config)
         wire.greet()
-    except InputError as error:
-        print(f"realign: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     core = make_core(wire)
     loop = WireLoop(wire, core, end)
-    signal.signal(signal.SIGINT, loop.finish)
-    signal.signal(signal.SIGTERM, loop.finish)
+    on_stop(loop.finish)
     prefer_realtime(config.realtime_priority)
     loop.run()
     if core.mode is Mode.DAMP and core.stopped_by is not Stop.FINISHED:
