@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -33,6 +34,44 @@ class Emulator(Protocol):
 
 
 E = TypeVar("E", bound=Emulator)
+
+
+class Pace:
+    """Periods of an emulated robot, on an absolute grid.
+
+    A robot has no backlog to work off: time that the host did not give is lost to it.
+
+    Args:
+        period_ns: length of a period, ns.
+        patience: periods of delay that are caught up with.
+
+    Attributes:
+        lost_s: time that was lost, s.
+    """
+
+    def __init__(self, period_ns: int, patience: int) -> None:
+        self.lost_s = 0.0
+        self._period_ns, self._patience_ns = period_ns, patience * period_ns
+        self._deadline_ns = 0
+
+    def start(self) -> None:
+        """The first period begins."""
+        self._deadline_ns = time.monotonic_ns()
+
+    def wait(self, now_ns: int) -> None:
+        """Wait for the next period.
+
+        Args:
+            now_ns: when it was seen how late this one is, steady clock, ns.
+        """
+        late_ns = now_ns - self._deadline_ns
+        if late_ns > self._patience_ns:
+            self.lost_s += late_ns / 1e9
+            self._deadline_ns = now_ns
+        self._deadline_ns += self._period_ns
+        delay_ns = self._deadline_ns - time.monotonic_ns()
+        if delay_ns > 0:
+            time.sleep(delay_ns / 1e9)
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from policies.robots import get_robot
-from realign_driver.emulation import add_robot_options, play, start_pose_rad
+from realign_driver.emulation import Pace, add_robot_options, play, start_pose_rad
 from realign_franka_driver import layout
 from realign_franka_driver.arm import Arm
 from realign_franka_driver.control_box import ControlBox
@@ -28,7 +28,7 @@ from realign_franka_driver.server import GripperServer, RobotServer
 LOOPBACK = "127.0.0.1"
 PERIOD_NS = 1_000_000
 _GRIPPER_TICKS = 20
-_LOST_PERIODS = 2
+_PATIENCE = 2
 _TRACE = np.dtype([("t_ns", "<i8"), ("mode", "u1"), ("answered", "?"), ("speed_rad_s", "<f4")])
 
 
@@ -56,7 +56,8 @@ class Emulator:
         self.robot = RobotServer(box, robot_model(box.arm.robot), address, version)
         self.gripper = GripperServer(Gripper(box.arm), address)
         self.trace: list[tuple[int, int, bool, float]] | None = [] if keep_trace else None
-        self.physics_s = self.lost_s = 0.0
+        self.physics_s = 0.0
+        self._pace = Pace(PERIOD_NS, _PATIENCE)
         self.running = True
 
     def stop(self, *_: Any) -> None:
@@ -65,18 +66,10 @@ class Emulator:
 
     def run(self) -> None:
         """Step until told to stop."""
-        deadline = time.monotonic_ns()
+        self._pace.start()
         while self.running:
             self.period()
-            # A robot has no backlog to work off: time that the host did not give is lost to it.
-            now = time.monotonic_ns()
-            if now - deadline > _LOST_PERIODS * PERIOD_NS:
-                self.lost_s += (now - deadline) / 1e9
-                deadline = now
-            deadline += PERIOD_NS
-            delay = deadline - time.monotonic_ns()
-            if delay > 0:
-                time.sleep(delay / 1e9)
+            self._pace.wait(time.monotonic_ns())
         self.robot.link.close()
         self.gripper.link.close()
 
@@ -108,7 +101,7 @@ class Emulator:
             "reflexes": box.reflexes,
             "malformed": self.robot.malformed,
             "mujoco_s": self.physics_s,
-            "lost_s": self.lost_s,
+            "lost_s": self._pace.lost_s,
         }
 
     def columns(self) -> dict[str, Any]:

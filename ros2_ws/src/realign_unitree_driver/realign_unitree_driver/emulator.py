@@ -17,7 +17,7 @@ import numpy as np
 
 from policies.robots import get_robot
 from policies.runtime.latency import Percentiles
-from realign_driver.emulation import add_robot_options, play, start_pose_rad
+from realign_driver.emulation import Pace, add_robot_options, play, start_pose_rad
 from realign_unitree_driver.bench import RATE_HZ, Bench, parse_faults
 from realign_unitree_driver.dds import (
     LOOPBACK,
@@ -30,7 +30,7 @@ from realign_unitree_driver.dds import (
 from realign_unitree_driver.switcher import SwitcherServer
 
 PERIOD_NS = 1_000_000_000 // RATE_HZ
-_LOST_PERIODS = 5
+_PATIENCE = 5
 # What the motors were told in a tick, for the trace.
 NOTHING, FOLLOW, DAMPING = range(3)
 _TRACE = np.dtype(
@@ -68,7 +68,8 @@ class Emulator:
         self.commands_too_early = 0
         self.gap_ms = Percentiles(65536)
         self.longest_gap_ms = 0.0
-        self.physics_s = self.lost_s = 0.0
+        self.physics_s = 0.0
+        self._pace = Pace(PERIOD_NS, _PATIENCE)
         self.running = True
         self.trace: list[tuple[int, int, float, float]] | None = [] if keep_trace else None
         self._last_command_ns: int | None = None
@@ -80,7 +81,7 @@ class Emulator:
 
     def run(self) -> None:
         """Step until told to stop."""
-        deadline = time.monotonic_ns()
+        self._pace.start()
         while self.running:
             now = time.monotonic_ns()
             fresh = self._read(now)
@@ -94,14 +95,7 @@ class Emulator:
                 self.writer.write(state)
             if self.bench.ticks % 10 == 0:
                 self.switcher.serve()
-            # A robot has no backlog to work off: time that the host did not give is lost to it.
-            if now - deadline > _LOST_PERIODS * PERIOD_NS:
-                self.lost_s += (now - deadline) / 1e9
-                deadline = now
-            deadline += PERIOD_NS
-            delay = deadline - time.monotonic_ns()
-            if delay > 0:
-                time.sleep(delay / 1e9)
+            self._pace.wait(now)
 
     def _read(self, now: int) -> bool:
         fresh = False
@@ -144,7 +138,7 @@ class Emulator:
             "refused": bench.refused,
             "command_gap_ms": {**self.gap_ms.summary(), "max": self.longest_gap_ms},
             "mujoco_s": self.physics_s,
-            "lost_s": self.lost_s,
+            "lost_s": self._pace.lost_s,
         }
 
     def columns(self) -> dict[str, Any]:
