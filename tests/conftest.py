@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -151,6 +152,26 @@ def _save_hold_policy(robot: RobotSpec, folder: Path) -> None:
         start_pose_rad=dict(zip(names, robot.default_rad.tolist(), strict=True)),
     )
     save_checkpoint(folder, config, model)
+
+
+@pytest.fixture(scope="session")
+def domain() -> int:
+    """The ROS domain of these tests."""
+    return int(os.environ["ROS_DOMAIN_ID"])
+
+
+@pytest.fixture
+def until_bound() -> Callable[[str, int], None]:
+    """Waits for a server; a connection of our own would take its client's place."""
+
+    def wait(address: str, port: int) -> None:
+        host = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+        deadline = time.monotonic() + 60.0
+        while f"{host}:{port:04X}" not in Path("/proc/net/tcp").read_text():
+            assert time.monotonic() < deadline, f"nobody listens on {address}:{port}"
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture

@@ -39,44 +39,40 @@ def address():
 address.count = 0
 
 
-def with_emulator(script, *arguments, faults="", tries=4):
-    """What a client says, and what the emulator saw.
+@pytest.fixture
+def with_emulator(until_bound):
+    """Gives what a client says of the emulator.
 
     A machine without a real-time kernel takes 20 ms from the client now and then: then the box is
     right to end the motion, and the scenario is played again.
     """
-    for _ in range(tries):
-        own = address()
-        options = ["--robot", "fr3", "--address", own, "--realtime-priority", "30"]
-        robot = subprocess.Popen(
-            [sys.executable, "-m", "realign_franka_driver.emulator", *options, "--faults", faults],
-        )
-        try:
-            wait_for(own)
-            words = [sys.executable, str(HERE / script), own, *arguments]
-            client = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-        finally:
-            robot.send_signal(signal.SIGINT)
-            robot.wait(10.0)
-        said = client.stdout + client.stderr
-        if "silence" in faults or not any(word in said for word in STOLEN):
-            break
-    assert client.returncode == 0, client.stderr
-    return json.loads(client.stdout)
 
+    def play(script, *arguments, faults="", tries=4):
+        for _ in range(tries):
+            own = address()
+            options = ["--robot", "fr3", "--address", own, "--realtime-priority", "30"]
+            words = [sys.executable, "-m", "realign_franka_driver.emulator", *options]
+            robot = subprocess.Popen([*words, "--faults", faults])
+            try:
+                until_bound(own, ROBOT_PORT)
+                words = [sys.executable, str(HERE / script), own, *arguments]
+                client = subprocess.run(
+                    words, capture_output=True, text=True, timeout=60, check=False
+                )
+            finally:
+                robot.send_signal(signal.SIGINT)
+                robot.wait(20.0)
+            said = client.stdout + client.stderr
+            if "silence" in faults or not any(word in said for word in STOLEN):
+                break
+        assert client.returncode == 0, client.stderr
+        return json.loads(client.stdout)
 
-def wait_for(own):
-    """Until the port is bound; a connection of our own would take the client's place."""
-    wanted = f":{ROBOT_PORT:04X}"
-    host = "".join(f"{int(part):02X}" for part in reversed(own.split(".")))
-    deadline = time.monotonic() + 30.0
-    while f"{host}{wanted}" not in Path("/proc/net/tcp").read_text():
-        assert time.monotonic() < deadline, "the emulator did not start"
-        time.sleep(0.05)
+    return play
 
 
 @needs("pylibfranka")
-def test_pylibfranka_moves_in_every_way():
+def test_pylibfranka_moves_in_every_way(with_emulator):
     seen = with_emulator("fci_pylibfranka.py", "motions")
     assert seen["joint_position"]["joint"] == pytest.approx([0.1] * 7, abs=0.01)
     assert seen["joint_velocity"]["joint"] == pytest.approx([-0.1] * 7, abs=0.01)
@@ -88,7 +84,7 @@ def test_pylibfranka_moves_in_every_way():
 
 
 @needs("pylibfranka")
-def test_pylibfranka_is_told_of_its_mistakes_in_libfrankas_words():
+def test_pylibfranka_is_told_of_its_mistakes_in_libfrankas_words(with_emulator):
     seen = with_emulator("fci_pylibfranka.py", "errors")
     kind, text = seen["jump"]
     assert kind == "ControlException"
@@ -135,7 +131,7 @@ def test_pylibfranka_is_told_of_its_mistakes_in_libfrankas_words():
     ],
     ids=["reflex", "estop", "short_silence", "silence", "loss"],
 )
-def test_pylibfranka_sees_faults_as_on_a_robot(faults, end, mode, recovered):
+def test_pylibfranka_sees_faults_as_on_a_robot(with_emulator, faults, end, mode, recovered):
     seen = with_emulator("fci_pylibfranka.py", "fault", faults=faults)
     assert seen["end"] == end
     assert seen.get("mode") == mode
@@ -144,7 +140,7 @@ def test_pylibfranka_sees_faults_as_on_a_robot(faults, end, mode, recovered):
 
 
 @needs("pylibfranka")
-def test_pylibfranka_settings_and_model():
+def test_pylibfranka_settings_and_model(with_emulator):
     seen = with_emulator("fci_pylibfranka.py", "settings")
     assert seen["tool_moved_m"] == pytest.approx(0.1, abs=1e-3)
     assert seen["m_load"] == pytest.approx(0.3)
@@ -157,7 +153,7 @@ def test_pylibfranka_settings_and_model():
 
 
 @needs("pylibfranka")
-def test_pylibfranka_gripper():
+def test_pylibfranka_gripper(with_emulator):
     seen = with_emulator("fci_pylibfranka.py", "gripper")
     assert seen["version"] == 3
     assert seen["open"] == pytest.approx(0.08)
@@ -169,13 +165,13 @@ def test_pylibfranka_gripper():
 
 
 @needs("pylibfranka")
-def test_pylibfranka_is_told_of_another_version():
+def test_pylibfranka_is_told_of_another_version(with_emulator):
     seen = with_emulator("fci_pylibfranka.py", "connect", faults="version:9")
     assert "Incompatible library version (server version: 9, library version: 10)" in seen["error"]
 
 
 @needs("franky")
-def test_franky_moves_in_every_way():
+def test_franky_moves_in_every_way(with_emulator):
     seen = with_emulator("fci_franky.py")
     assert seen["joint"]["joint"] == pytest.approx([0.1] * 7, abs=0.01)
     assert seen["cartesian"]["hand_m"] == pytest.approx([0.05, 0.0, 0.0], abs=5e-3)
@@ -187,14 +183,14 @@ def test_franky_moves_in_every_way():
 
 
 NAMES_IN_ORDER = """
-import json, sys, time, pylibfranka
+import sys, time, pylibfranka
 robot = pylibfranka.Robot(sys.argv[1], pylibfranka.RealtimeConfig.kIgnore)
-seen, end = [], time.monotonic() + 60.0
-while time.monotonic() < end and not (seen and seen[-1] == "[]"):
+seen, end = "", time.monotonic() + 60.0
+while time.monotonic() < end and seen != "[]":
     text = str(robot.read_once().current_errors)
-    if not seen or seen[-1] != text:
-        seen.append(text)
-print(json.dumps(seen))
+    if text != seen:
+        print(text, flush=True)
+    seen = text
 """
 
 
@@ -202,27 +198,27 @@ print(json.dumps(seen))
 def test_every_error_has_the_bit_by_which_libfranka_knows_it():
     own = address()
     box = ControlBox(Arm(get_robot("fr3")))
+    box.errors = {Error(0)}
     emulator = Emulator(box, address=own)
-    connected: list[int] = []
 
     def play():
         while emulator.running:
-            if emulator.robot.link.connected:
-                connected.append(box.ticks)
-            bit = (box.ticks - connected[0]) // 50 if connected else 0
-            box.errors = {Error(bit)} if bit < len(Error) else set()
             emulator.period()
             time.sleep(0.001)
 
     thread = threading.Thread(target=play)
     thread.start()
+    names = []
     try:
         words = [sys.executable, "-c", NAMES_IN_ORDER, own]
-        client = subprocess.run(words, capture_output=True, text=True, timeout=90, check=True)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as client:
+            for line in client.stdout:  # the next one when the client has seen this one
+                names.append(line.strip())
+                box.errors = {Error(len(names))} if len(names) < len(Error) else set()
     finally:
         emulator.stop()
         thread.join()
-    *names, none = json.loads(client.stdout)
+    *names, none = names
     assert none == "[]"
     assert len(names) == len(Error)
     for error, name in zip(Error, names, strict=True):
@@ -276,7 +272,7 @@ except InputError as error:
 
 
 @needs("pylibfranka")
-def test_our_client_finds_a_robot_in_reflex_and_recovers_it(tmp_path):
+def test_our_client_finds_a_robot_in_reflex_and_recovers_it(with_emulator, tmp_path):
     script = tmp_path / "client.py"
     script.write_text(FOUND_IN_REFLEX)
     seen = with_emulator(str(script))
@@ -306,7 +302,7 @@ def test_our_client_says_what_to_do(own, match):
 
 @needs("pylibfranka")
 @pytest.mark.skipif(Path("/sys/kernel/realtime").exists(), reason="this kernel is a real-time one")
-def test_our_client_says_that_the_kernel_is_not_a_real_time_one(tmp_path):
+def test_our_client_says_that_the_kernel_is_not_a_real_time_one(with_emulator, tmp_path):
     script = tmp_path / "client.py"
     script.write_text(CONNECT.replace("False", "True"))
     assert (

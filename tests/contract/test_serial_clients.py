@@ -89,8 +89,7 @@ def test_feetech_sdk_pings_reads_and_writes(feetech):
             port, lambda servo=servo: packets.ping(port, servo), lambda a: a[1] == sdk.COMM_SUCCESS
         )
         assert model == STS3215
-    _, result, _ = packets.ping(port, 9)
-    assert result == sdk.COMM_RX_TIMEOUT
+    retried(port, lambda: packets.ping(port, 9), lambda a: a[1] == sdk.COMM_RX_TIMEOUT)
     assert read(port, packets, 1, 3, TORQUE_ENABLE) == 0
     retried(
         port,

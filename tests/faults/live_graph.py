@@ -19,6 +19,13 @@ CHECKPOINT = Path(__file__).parents[2] / "policies/checkpoints/panda_reach"
 _EDGE = re.compile(r"\[(\d+\.\d+)\] \[guard\]: (\w+) -> (\w+): (\w+)")
 # Generous ages: this is about what follows from a fault, on a machine that does other things too.
 SLACK = {"rate_hz": 100.0, "state_max_age_s": 0.25, "imu_max_age_s": 0.25, "silence_periods": 10.0}
+# What a busy machine does to a robot by itself.
+BUSY = {"policy_silent", "state_silent", "overrun"}
+_TRIES = 5
+
+
+class DisturbedError(AssertionError):
+    """A busy machine has stopped the robot before what was waited for."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,10 @@ class LiveGraph:
     @contextmanager
     def stopped(self, name: str) -> Iterator[float]:
         """SIGSTOP a process; gives when, wall time, s. It goes on afterwards."""
-        pid = self.process(name).popen.pid
+        pid, since = self.process(name).popen.pid, time.time()
         os.kill(pid, signal.SIGSTOP)
         try:
-            yield time.time()
+            yield since
         finally:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -150,11 +157,37 @@ class LiveGraph:
         return found
 
     def wait_edge(self, new: str, *reasons: str, since: float) -> Edge:
+        """The first change to a state, for one of some reasons, after a time.
+
+        Raises:
+            DisturbedError: the robot was held or stopped for a reason of a busy machine's instead.
+        """
+
         def find() -> Edge | None:
-            fitting = (e for e in self.edges(since) if e.new == new)
-            return next((e for e in fitting if not reasons or e.reason in reasons), None)
+            for edge in self.edges(since):
+                if edge.new == new and (not reasons or edge.reason in reasons):
+                    return edge
+                if reasons and edge.new in ("hold", "damp") and edge.reason in BUSY - {*reasons}:
+                    raise DisturbedError(f"waited for -> {new}: {reasons}, got {edge}")
+            return None
 
         return self.wait(find, f"-> {new}: {reasons}")
+
+    def undisturbed(self, act: Callable[[], Any]) -> None:
+        """Do something to a robot that moves, again where a busy machine has stopped it first."""
+        for attempt in range(_TRIES):
+            self.set_moving()
+            try:
+                act()
+            except DisturbedError:
+                if attempt == _TRIES - 1:
+                    raise
+            else:
+                return
+
+    def assert_not_stopped(self, since: float) -> None:
+        """Nothing but the business of the machine has held or stopped the robot."""
+        assert {e.reason for e in self.edges(since) if e.new in ("hold", "damp")} <= BUSY
 
     def first_stop(self, since: float) -> Edge | None:
         """The first time that the guard held or stopped the robot after a time."""
@@ -163,6 +196,16 @@ class LiveGraph:
     def guard_state(self) -> str:
         edges = self.edges()
         return edges[-1].new if edges else "unconfigured"
+
+    def wait_robot_time(self, seconds: float) -> None:
+        """Until a state has come whose stamp is that much later."""
+        self.wait(lambda: self.state, "a state of the robot")
+        end_s = self._stamp_s() + seconds
+        self.wait(lambda: self._stamp_s() >= end_s, f"{seconds} s of robot time", 60.0)
+
+    def _stamp_s(self) -> float:
+        stamp = self.state.header.stamp
+        return float(stamp.sec + stamp.nanosec / 1e9)
 
     def call(self, name: str) -> Any:
         client = self._clients[name]
@@ -211,7 +254,7 @@ class LiveGraph:
         A busy machine has faults of its own; where one of them stops the robot before, there is
         another try.
         """
-        for _ in range(5):
+        for _ in range(_TRIES):
             self.set_moving()
             told, since = len(self.log("policy")), time.time()
             fault()

@@ -20,7 +20,7 @@ from policies.vla.lerobot.checkpoint import import_lerobot
 from sim2real.serve_cli import local_policy
 
 HERE = Path(__file__).parent
-REPLY_S = 0.3
+REPLY_S = 1.0
 CAMERAS = {"front": (24, 32), "wrist": (16, 16)}
 
 

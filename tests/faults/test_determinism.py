@@ -1,7 +1,5 @@
 """The same seed and the same faults twice: the same bag, byte for byte, but for the wall clock."""
 
-import os
-
 import pytest
 
 from policies.robots import G1
@@ -70,7 +68,7 @@ def test_what_nobody_waits_for_is_masked_from_a_stamp_on(tmp_path):
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("robot", ["panda", pytest.param("g1", marks=pytest.mark.slow)])
 def test_same_seed_and_faults_give_the_same_bag(
-    record_faulty_run, hold_policy, repo, tmp_path, robot
+    record_faulty_run, hold_policy, repo, tmp_path, domain, robot
 ):
     """Chunks are lost and repeated on their way, then the joint states fail: twice the same."""
     assert {"order", "log_time, publish_time", "/diagnostics"} < set(MASKED)
@@ -79,7 +77,6 @@ def test_same_seed_and_faults_give_the_same_bag(
     for name in ("first", "second"):
         folder = tmp_path / name
         folder.mkdir()
-        domain = int(os.environ["ROS_DOMAIN_ID"])
         edges.append(record_faulty_run(folder, domain, robot, policy, seed=3, duration_s=1.2))
         hold_ns = next(stamp for stamp, _, new, _ in edges[-1] if new == "hold")
         bags.append(bag_content(folder / "bag", until_ns={"/action_chunk": hold_ns}))

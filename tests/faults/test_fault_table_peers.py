@@ -153,8 +153,8 @@ def test_server_killed(server, measured):
     run_until_lost(server, server.kill, measured, "the connection ended")
 
 
-def test_server_slow(server, measured):
-    words = "expected an answer within 0.3 s"
+def test_server_slow(server, peers, measured):
+    words = f"expected an answer within {peers.REPLY_S:g} s"
     run_until_lost(server, lambda: server.say("silence"), measured, words)
 
 

@@ -32,7 +32,6 @@ from policies.serving.protocol import Served, dump_served
 from policies.serving.wire import pack, unpack
 from sim2real import cli
 from sim2real.bags.reader import read_bag
-from sim2real.graph import Graph
 from sim2real.run import run
 from sim2real.run_config import RunConfig
 from sim2real.serve_cli import local_policy
@@ -201,40 +200,15 @@ def test_served_policy_runs_as_the_same_policy_in_the_node(sway, tmp_path, domai
     assert np.array_equal(here[:rows], there[:rows])
 
 
-def when_moving(graphs, act):
-    """Do something a second after the driver has begun to move, in a thread."""
-
-    def wait_and_act():
-        deadline = time.monotonic() + 90.0
-        while time.monotonic() < deadline:
-            driver = [p for g in graphs for p in g.processes if p.name == "driver"]
-            if driver:
-                break
-            time.sleep(0.02)
-        log = next(p for p in graphs[0].processes if p.name == "guard").log
-        while time.monotonic() < deadline and "-> active" not in log.read_text():
-            time.sleep(0.02)
-        time.sleep(0.5)
-        act()
-
-    thread = threading.Thread(target=wait_and_act)
-    thread.start()
-    return thread
-
-
 def test_killed_server_brakes_the_robot_and_the_run_ends_with_code_3(
-    tmp_path, domain, monkeypatch, capsys
+    tmp_path, domain, when_moving, capsys
 ):
-    graphs: list[Graph] = []
-    enter = Graph.__enter__
-    monkeypatch.setattr(Graph, "__enter__", lambda graph: graphs.append(graph) or enter(graph))
     with server_process(REACH) as (url, process):
-        killer = when_moving(graphs, lambda: os.kill(process.pid, signal.SIGKILL))
-        words = ["run", "--robot", "panda", "--policy", url, "--goals", "2"]
+        when_moving(lambda graph: os.kill(process.pid, signal.SIGKILL))
+        words = ["run", "--robot", "panda", "--policy", url, "--goals", "1"]
         words += ["--domain-id", str(domain), "--json", str(tmp_path / "run.json")]
         words += ["--record", str(tmp_path / "bag")]
         assert cli.main(words) == 3
-        killer.join()
     result = json.loads((tmp_path / "run.json").read_text())
     assert result["policy_failure"]["kind"] == "server_lost"
     assert url in capsys.readouterr().err
@@ -321,7 +295,7 @@ def test_server_that_lies_in_the_middle_of_a_run_is_a_fault_with_a_name(domain):
         return np.full((7, 7), np.nan if len(asked) == 8 else 0.0)
 
     with Operator(domain) as operator, scripted_reach(answer) as (described, asked):
-        result = carry_out(described, domain, lockstep=False, duration_s=4.0)
+        result = carry_out(described, domain, lockstep=False, duration_s=3.0)
     failure = result["policy_failure"]
     assert failure["kind"] == "bad_answer"
     assert "NaN" in failure["text"]

@@ -238,11 +238,8 @@ class Teller:
 
 
 def test_another_instruction_takes_effect_within_one_chunk(
-    policy, told_once, tmp_path, domain, monkeypatch
+    policy, told_once, tmp_path, domain, graphs
 ):
-    graphs: list[Graph] = []
-    enter = Graph.__enter__
-    monkeypatch.setattr(Graph, "__enter__", lambda graph: graphs.append(graph) or enter(graph))
     with Teller(domain, graphs) as teller:
         told_twice = chunks_of(policy, domain, tmp_path / "bag")
     common = sorted(told_once.keys() & told_twice.keys())

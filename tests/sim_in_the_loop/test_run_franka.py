@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from realign_franka_driver.layout import ROBOT_PORT
 
 from policies.errors import FaultError, InputError
 from policies.robots import PANDA
 from policies.robots.fr3 import FR3
-from sim2real import run as run_module
 from sim2real.bags.reader import read_bag
 from sim2real.demo import panda_checkpoint
 from sim2real.run import run
@@ -26,6 +27,7 @@ from sim2real.tasks.reach import sample_goals
 pytest.importorskip("pylibfranka", reason="needs pip install 'realign[franka]'")
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 STARVED = "communication_constraints_violation"
+ATTEMPTS = 5
 
 
 def run_with(domain, **changes):
@@ -61,8 +63,12 @@ def test_demo_policy_reaches_its_goals_over_fci(domain, tmp_path, until_undistur
     ],
 )
 def test_what_the_robot_does_ends_the_run(domain, faults, match):
-    with pytest.raises(FaultError, match=match):
-        run_with(domain, faults=faults)
+    for _ in range(ATTEMPTS):
+        with pytest.raises(FaultError) as ended:
+            run_with(domain, faults=faults)
+        if re.search(match, str(ended.value)) or STARVED not in str(ended.value):
+            break  # else the machine was busy, and the box right to end it before
+    assert re.search(match, str(ended.value))
 
 
 def test_payload_that_the_robot_does_not_know_of_is_carried(domain, until_undisturbed):
@@ -104,34 +110,22 @@ def test_wrong_address_is_one_sentence(address, match):
 
 
 @pytest.mark.parametrize("victim", ["node", "control", "hanging control"])
-def test_killed_driver_is_a_fault_and_leaves_no_process(domain, monkeypatch, victim):
-    graphs, children = [], []
-    start = run_module.Graph.start
-    monkeypatch.setattr(
-        run_module.Graph,
-        "start",
-        lambda graph, *args: graphs.append(graph) or start(graph, *args),
-    )
+def test_killed_driver_is_a_fault_and_leaves_no_process(domain, graphs, when_moving, victim):
+    children = []
 
-    def kill():
-        while not (graphs and any(p.name == "driver" for p in graphs[0].processes)):
-            time.sleep(0.01)
-        pid = next(p for p in graphs[0].processes if p.name == "driver").popen.pid
-        listed = Path(f"/proc/{pid}/task/{pid}/children")
-        while len(listed.read_text().split()) < 2:
-            time.sleep(0.01)
-        children.extend(int(child) for child in listed.read_text().split())
-        time.sleep(5.0)
+    def kill(graph):
+        pid = next(p for p in graph.processes if p.name == "driver").popen.pid
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children.extend(int(child) for child in listed)
         deed = signal.SIGSTOP if victim == "hanging control" else signal.SIGKILL
         os.kill(pid if victim == "node" else children[0], deed)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    when_moving(kill)
     with pytest.raises(FaultError, match="driver"):
         run_with(domain, duration_s=60.0)
-    killer.join()
+    assert len(children) >= 2
     assert all(p.popen.poll() is not None for p in graphs[0].processes)
-    deadline = time.monotonic() + 15.0
+    deadline = time.monotonic() + 60.0
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -213,7 +207,7 @@ def start(module, *words):
     return subprocess.Popen([sys.executable, "-m", f"realign_franka_driver.{module}", *words])
 
 
-def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, tmp_path):
+def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, until_bound, tmp_path):
     from std_msgs.msg import Float64
 
     operator = Operator(person, commands=True)
@@ -224,7 +218,7 @@ def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, tmp_pa
     parameters = {"robot": "panda", "network": address, "realtime_priority": 21}
     parameters["summary_path"] = summary
     words = [x for key, value in parameters.items() for x in ("-p", f"{key}:={value}")]
-    time.sleep(2.0)
+    until_bound(address, ROBOT_PORT)
     driver = start("driver_node", "--ros-args", *words)
     try:
         operator.until(lambda: operator.state is not None, "joint states")
@@ -258,7 +252,7 @@ def test_reflex_is_reported_and_only_an_operator_recovers(person, domain, tmp_pa
     assert silences == ["no commands from the guard"] * 2  # each is reported
 
 
-def test_real_fr3_waits_for_the_operator(hold_policy, person, domain, tmp_path):
+def test_real_fr3_waits_for_the_operator(hold_policy, person, domain, until_bound, tmp_path):
     operator = Operator(person, commands=False)
     policy, summary = hold_policy(FR3), tmp_path / "seen.json"
     address = f"127.4.{domain}.2"
@@ -273,7 +267,7 @@ def test_real_fr3_waits_for_the_operator(hold_policy, person, domain, tmp_path):
         except FaultError as error:
             results.append(error)
 
-    time.sleep(2.0)
+    until_bound(address, ROBOT_PORT)
     run_of = threading.Thread(target=play)
     run_of.start()
     try:

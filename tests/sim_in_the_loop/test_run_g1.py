@@ -16,18 +16,16 @@ SLOW_SEEDS = [pytest.param(s, marks=pytest.mark.slow) for s in (1, 2)]
 @pytest.mark.parametrize("lockstep", [True, False], ids=["lockstep", "realtime"])
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_released_policy_finishes_its_motion_upright(
-    asap_checkpoints, domain, motion, lockstep, seed
+    asap_checkpoints, domain, until_undisturbed, motion, lockstep, seed
 ):
-    result = run(
-        RunConfig(
-            robot="g1",
-            policy=asap_checkpoints[motion],
-            lockstep=lockstep,
-            seed=seed,
-            domain_id=domain,
-        ),
-        progress=False,
+    config = RunConfig(
+        robot="g1",
+        policy=asap_checkpoints[motion],
+        lockstep=lockstep,
+        seed=seed,
+        domain_id=domain,
     )
+    result = until_undisturbed(lambda _: run(config, progress=False))
     assert result["completed"], (result["stopped_by"], result["transitions"])
     assert not result["fell"]
     assert result["min_base_height_m"] > 0.4

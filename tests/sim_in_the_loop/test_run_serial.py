@@ -15,7 +15,6 @@ import pytest
 
 from policies.errors import FaultError, InputError
 from policies.robots import SO101
-from sim2real import run as run_module
 from sim2real.bags.reader import read_bag
 from sim2real.run import run
 from sim2real.run_config import RunConfig
@@ -186,25 +185,12 @@ def test_bad_input_is_one_sentence(swing, domain, changes, match):
         run_with(swing, domain, **changes)
 
 
-def test_killed_driver_is_a_fault_and_leaves_no_process(swing, domain, monkeypatch):
-    graphs = []
-    start = run_module.Graph.start
-    monkeypatch.setattr(
-        run_module.Graph,
-        "start",
-        lambda graph, *args: graphs.append(graph) or start(graph, *args),
-    )
-
-    def kill():
-        while not (graphs and any(p.name == "driver" for p in graphs[0].processes)):
-            time.sleep(0.01)
-        time.sleep(6.0)
-        driver = next(p for p in graphs[0].processes if p.name == "driver")
+def test_killed_driver_is_a_fault_and_leaves_no_process(swing, domain, graphs, when_moving):
+    def kill(graph):
+        driver = next(p for p in graph.processes if p.name == "driver")
         os.kill(driver.popen.pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    when_moving(kill)
     with pytest.raises(FaultError, match="driver"):
         run_with(swing, domain, duration_s=60.0)
-    killer.join()
     assert all(p.popen.poll() is not None for p in graphs[0].processes)

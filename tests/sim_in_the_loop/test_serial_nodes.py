@@ -91,7 +91,7 @@ def test_button_stops_the_guard_of_a_moving_arm(
     start = Graph.start
 
     def start_watched(graph, name, module, parameters):
-        watched = {"operator_timeout_s": 1.0} if name == "guard" else {}
+        watched = {"operator_timeout_s": 2.0} if name == "guard" else {}
         return start(graph, name, module, parameters | watched)
 
     monkeypatch.setattr(Graph, "start", start_watched)

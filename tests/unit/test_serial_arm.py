@@ -430,12 +430,14 @@ def test_emulated_wire_takes_its_time(tmp_path):
         data, at_ns = port.receive(start + 10**9)
         assert data == bytes(10)
         assert at_ns - start >= 10_000_000
-        port.send(bytes(10), after_ns=at_ns)
+        after_ns = at_ns + 300_000_000  # for a machine that does other things meanwhile
+        port.send(bytes(10), after_ns=after_ns)
         fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK)
-        port.receive(start + 15_000_000)
+        port.receive(at_ns + 5_000_000)
         with pytest.raises(BlockingIOError):
             os.read(end, 100)
-        port.receive(at_ns + 11_000_000)
+        assert port.receive(after_ns + 9_000_000) == (b"", after_ns + 9_000_000)
+        port.receive(after_ns + 11_000_000)
         assert os.read(end, 100) == bytes(10)
     finally:
         os.close(end)

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgpack
@@ -227,7 +227,7 @@ def greeted(server):
     for _ in range(500):
         with client_of(server) as connection:
             try:
-                connection.first = connection.recv(timeout=10.0)
+                connection.first = connection.recv(timeout=60.0)
             except ConnectionClosed:
                 time.sleep(0.02)
                 continue
@@ -237,7 +237,7 @@ def greeted(server):
 
 def remote(server, **config):
     _, served = served_model()
-    return RemoteModel(served, RemoteConfig(url=url(server), **{"connect_s": 5.0, **config}))
+    return RemoteModel(served, RemoteConfig(url=url(server), **{"connect_s": 60.0, **config}))
 
 
 def window(seed=0):
@@ -278,7 +278,7 @@ def test_peer_of_openpi_is_answered(server):
             b"shape": state.shape,
         }
         connection.send(msgpack.packb({"state": array}))
-        answer = msgpack.unpackb(connection.recv(timeout=10.0))
+        answer = msgpack.unpackb(connection.recv(timeout=60.0))
     assert set(answer) == {"actions", "server_timing"}
     assert answer["actions"][b"shape"] == [7, 7]
     assert answer["server_timing"]["infer_ms"] > 0.0
@@ -314,19 +314,19 @@ def test_peer_of_openpi_is_answered(server):
 def test_bad_question_is_answered_with_one_sentence(server, question, words):
     with greeted(server) as connection:
         connection.send(pack(question) if isinstance(question, dict) else question)
-        answer = connection.recv(timeout=10.0)
+        answer = connection.recv(timeout=60.0)
         assert isinstance(answer, str)
         assert words in answer
         assert "\n" not in answer
         connection.send(pack({"state": np.zeros(31), "request_id": 3}))
-        assert unpack(connection.recv(timeout=10.0))["request_id"] == 3, "and goes on"
+        assert unpack(connection.recv(timeout=60.0))["request_id"] == 3, "and goes on"
 
 
 def test_question_that_is_too_large_ends_the_connection(server):
     with greeted(server) as connection:
         connection.send(pack({"state": np.zeros(100_000)}))
         with pytest.raises(ConnectionClosed, match="too big"):
-            connection.recv(timeout=10.0)
+            connection.recv(timeout=60.0)
     open_session(RemoteConfig(url=url(server), connect_s=30.0)).close()
 
 
@@ -334,23 +334,23 @@ def test_error_of_the_model_stays_in_the_servers_log(caplog):
     model, served = served_model()
     sample = model.sample
     with running(model, served) as server, client_of(server) as connection:
-        connection.recv(timeout=10.0)
+        connection.recv(timeout=60.0)
         model.sample = lambda *a, **k: 1 / 0
         connection.send(pack({"state": np.zeros(31)}))
-        answer = connection.recv(timeout=10.0)
+        answer = connection.recv(timeout=60.0)
         assert answer == "the model failed with ZeroDivisionError; see the server's log"
         model.sample = sample
         connection.send(pack({"state": np.zeros(31)}))
-        assert isinstance(connection.recv(timeout=10.0), bytes)
+        assert isinstance(connection.recv(timeout=60.0), bytes)
     assert "division by zero" in caplog.text
 
 
 def test_second_client_is_sent_away(server):
     with greeted(server):
         with client_of(server) as second, pytest.raises(ConnectionClosed, match="another client"):
-            second.recv(timeout=10.0)
+            second.recv(timeout=60.0)
         with pytest.raises(PolicyFailureError, match="another client"):
-            open_session(RemoteConfig(url=url(server), connect_s=0.3))
+            open_session(RemoteConfig(url=url(server), connect_s=2.0))
     open_session(RemoteConfig(url=url(server), connect_s=30.0)).close()
 
 
@@ -362,7 +362,7 @@ def test_client_without_the_token_is_refused(given):
             pass
         assert refused.value.response.status_code == 401
         with client_of(server, Authorization=f"Api-Key {TOKEN}") as connection:
-            connection.recv(timeout=10.0)
+            connection.recv(timeout=60.0)
 
 
 def test_client_with_the_wrong_token_does_not_try_again():
@@ -477,7 +477,7 @@ LIES = {
 def test_lying_dead_or_slow_server_is_a_failure_with_a_name(lie):
     answer, kind = LIES[lie]
     with scripted(answer) as server:
-        model = remote(server, reply_s=0.3 if lie == "silence" else 10.0)
+        model = remote(server, reply_s=1.0 if lie == "silence" else 60.0)
         model.reset(0)
         with pytest.raises(PolicyFailureError) as failed:
             model.sample(window())
@@ -489,7 +489,7 @@ def test_lying_dead_or_slow_server_is_a_failure_with_a_name(lie):
 
 
 def test_late_answer_does_not_answer_the_next_question():
-    asked = []
+    asked, given_up, answered = [], threading.Event(), threading.Event()
 
     def late_once(question):
         asked.append(question["request_id"])
@@ -497,17 +497,20 @@ def test_late_answer_does_not_answer_the_next_question():
             return good(question)
 
         def answer(connection):
-            time.sleep(0.5)
-            connection.send(pack(good(question) | {"actions": np.ones((7, 7))}))
+            given_up.wait(60.0)
+            with suppress(ConnectionClosed):
+                connection.send(pack(good(question) | {"actions": np.ones((7, 7))}))
+            answered.set()
 
         return answer
 
     with scripted(late_once) as server:
-        model = remote(server, reply_s=0.2)
+        model = remote(server, reply_s=1.0)
         model.reset(0)
-        with pytest.raises(PolicyFailureError, match=r"within 0\.2 s"):
+        with pytest.raises(PolicyFailureError, match=r"within 1 s"):
             model.sample(window())
-        time.sleep(0.5)
+        given_up.set()
+        assert answered.wait(60.0)
         model.reset(0)  # another connection
         assert_array_equal(model.sample(window()), np.zeros((1, 7, 7)))
         assert len(set(asked)) == 2

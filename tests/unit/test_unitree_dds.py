@@ -97,7 +97,7 @@ def test_raw_and_object_peers_understand_each_other(participant):
     message = alive(HG_LOW_STATE, tick=7)
     got = []
     with repeated(lambda: raw.write(message)):
-        assert wait_until(lambda: bool(got.extend(objects.take(10)) or got), 5.0)
+        assert wait_until(lambda: bool(got.extend(objects.take(10)) or got), 30.0)
     assert got[0].tick == 7
     assert got[0].motor_state[28].q == pytest.approx(0.1)
     assert got[0].crc == message.data["crc"]
@@ -106,13 +106,13 @@ def test_raw_and_object_peers_understand_each_other(participant):
     reader = RawReader(participant, LOW_STATE, HG_LOW_STATE)
     heard = []
     with repeated(lambda: back.write(got[0])):
-        assert wait_until(lambda: bool(heard.extend(reader.take()) or heard), 5.0)
+        assert wait_until(lambda: bool(heard.extend(reader.take()) or heard), 30.0)
     assert heard[0].buffer.tobytes() == message.buffer.tobytes()
     got[0].crc ^= 1
     reader.take()
     damaged = []
     with repeated(lambda: back.write(got[0])):
-        assert wait_until(lambda: bool(damaged.extend(reader.take()) or reader.damaged), 5.0)
+        assert wait_until(lambda: bool(damaged.extend(reader.take()) or reader.damaged), 30.0)
     assert damaged == []
 
 
