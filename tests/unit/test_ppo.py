@@ -94,7 +94,7 @@ def learner(env, *, hidden=(32,), std=0.5, seed=0, **settings):
 def test_learns_a_linear_task():
     ppo = learner(LinearTask(), gamma=0.0, entropy=0.0)
     first = ppo.iterate()
-    for _ in range(40):
+    for _ in range(25):
         last = ppo.iterate()
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(5))
     error = (ppo.actor(x) - x @ torch.from_numpy(GAIN)).detach().pow(2).sum(dim=1).mean()
@@ -254,7 +254,7 @@ def test_normalised_actor_learns_from_badly_scaled_inputs():
 
     ppo = learner(Scaled(), gamma=0.0, entropy=0.0, normalize_actor=True)
     first = ppo.iterate().reward
-    for _ in range(40):
+    for _ in range(20):
         last = ppo.iterate().reward
     assert last > 0.2 * first
 

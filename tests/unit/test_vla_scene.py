@@ -174,7 +174,7 @@ def test_things_lie_apart_and_within_reach(environment):
 
 
 def test_the_expert_touches_what_is_asked_for_and_only_that(environment):
-    data = collect(environment, LanguageTouchExpert(environment), episodes=8, noise=0.02)
+    data = collect(environment, LanguageTouchExpert(environment), episodes=4, noise=0.02)
     data.check()
     assert {name for text in data.task for name in NAMES if name in text} == set(NAMES)
     assert set(data.images) == {"front", "hand"}

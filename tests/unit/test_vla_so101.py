@@ -42,7 +42,7 @@ def test_things_lie_within_reach_and_further_apart_than_a_touch(environment):
 
 
 def test_the_expert_touches_what_is_asked_for(environment):
-    data = collect(environment, LanguageTouchExpert(environment), episodes=8, noise=0.02)
+    data = collect(environment, LanguageTouchExpert(environment), episodes=4, noise=0.02)
     data.check()
     assert {name for text in data.task for name in NAMES if name in text} == set(NAMES)
     assert all(5 <= len(state) < environment.spec.max_steps for state in data.state)
