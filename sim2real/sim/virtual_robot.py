@@ -17,6 +17,7 @@ from sim2real.sim.gaps import make_gap
 from sim2real.sim.remote import open_robot
 from sim2real.sim.scene import SceneObject
 from sim2real.sim.stepper import SimState, Stepper, default_state
+from sim2real.sim.timed_faults import TimedFault, Words, check_kind, parse_timed
 
 START_NS = 1_000_000_000  # stamps start at 1 s: 0 means "no time" in ROS
 FALL_HEIGHT_M = 0.4
@@ -25,17 +26,8 @@ FAULTS = ("drop_state", "nan_state", "freeze_state", "drop_imu")
 _GRAVITY_M_S2 = 9.81
 
 
-@dataclass(frozen=True, kw_only=True)
-class SensorFault:
-    """A sensor fault from ``start_s`` on for ``duration_s``, in robot time since the start."""
-
-    kind: str
-    start_s: float
-    duration_s: float = float("inf")
-
-    def active(self, t_s: float) -> bool:
-        """True while the fault is on."""
-        return self.start_s <= t_s < self.start_s + self.duration_s
+class SensorFault(TimedFault):
+    """A fault of a sensor, in robot time since the start."""
 
 
 def parse_faults(text: str) -> tuple[SensorFault, ...]:
@@ -44,22 +36,12 @@ def parse_faults(text: str) -> tuple[SensorFault, ...]:
     Raises:
         InputError: unknown kind or bad number.
     """
-    faults = []
-    for item in filter(None, text.replace(" ", "").split(",")):
-        kind, _, times = item.partition("@")
-        start, _, duration = times.partition(":")
-        try:
-            fault = SensorFault(
-                kind=kind, start_s=float(start or 0.0), duration_s=float(duration or "inf")
-            )
-        except ValueError:
-            raise InputError(
-                f"expected a fault like nan_state@1.0:0.2 (start and duration in s), got {item!r}"
-            ) from None
-        if kind not in FAULTS:
-            raise InputError(f"expected a fault out of {list(FAULTS)}, got {kind!r}")
-        faults.append(fault)
-    return tuple(faults)
+    return parse_timed(text, _fault, example="nan_state@1.0:0.2 (start and duration in s)")
+
+
+def _fault(words: Words) -> SensorFault:
+    check_kind(words.what, FAULTS)
+    return SensorFault(kind=words.what, start_s=words.start_s, duration_s=words.duration_s)
 
 
 @dataclass(kw_only=True)

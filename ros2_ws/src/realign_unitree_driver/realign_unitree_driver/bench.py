@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import tilt_rad
 from realign_unitree_driver import remote
 from realign_unitree_driver.layout import HG_LOW_STATE, Message
 from realign_unitree_driver.wiring import ENABLED, Wiring, get_wiring
 from sim2real.sim.stepper import Stepper
+from sim2real.sim.timed_faults import TimedFault, Words, check_kind, parse_timed
 from sim2real.sim.virtual_robot import FALL_TILT_RAD, VirtualRobot
 
 RATE_HZ = 500
@@ -22,7 +22,7 @@ FAULTS = ("silent", "bad_crc", "hot", "other_type", "keys", "hanging_keys")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchFault:
+class BenchFault(TimedFault):
     """Something that goes wrong, or that the operator does, at a time of the emulator.
 
     Attributes:
@@ -34,14 +34,7 @@ class BenchFault:
         keys: which keys.
     """
 
-    kind: str
-    start_s: float
-    duration_s: float
     keys: tuple[str, ...] = ()
-
-    def active(self, t_s: float) -> bool:
-        """True while it is on."""
-        return self.start_s <= t_s < self.start_s + self.duration_s
 
 
 def parse_faults(text: str) -> tuple[BenchFault, ...]:
@@ -50,23 +43,15 @@ def parse_faults(text: str) -> tuple[BenchFault, ...]:
     Raises:
         InputError: unknown kind or key, or bad number.
     """
-    faults = []
-    for item in filter(None, text.replace(" ", "").split(",")):
-        what, _, times = item.partition("@")
-        kind, _, keys = what.partition("=")
-        start, _, duration = times.partition(":")
-        try:
-            start_s, duration_s = float(start or 0.0), float(duration or "inf")
-        except ValueError:
-            raise InputError(
-                f"expected a fault like silent@2:0.05 (start and duration in s), got {item!r}"
-            ) from None
-        if kind not in FAULTS:
-            raise InputError(f"expected a fault out of {list(FAULTS)}, got {kind!r}")
-        names = tuple(filter(None, keys.split("+")))
-        remote.remote_bytes(names)
-        faults.append(BenchFault(kind=kind, start_s=start_s, duration_s=duration_s, keys=names))
-    return tuple(faults)
+    return parse_timed(text, _fault, example="silent@2:0.05 (start and duration in s)")
+
+
+def _fault(words: Words) -> BenchFault:
+    kind, _, keys = words.what.partition("=")
+    check_kind(kind, FAULTS)
+    names = tuple(filter(None, keys.split("+")))
+    remote.remote_bytes(names)  # which refuses keys that there are not
+    return BenchFault(kind=kind, start_s=words.start_s, duration_s=words.duration_s, keys=names)
 
 
 class Bench:
