@@ -1,1 +1,1 @@
-"""What the driver nodes of all robots share: commands in, sensors, task and health out."""
+"""What nodes share: life and health, chunks and commands, and all that drivers have in common."""
