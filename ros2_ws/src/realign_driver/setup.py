@@ -14,6 +14,6 @@ setup(
     ],
     install_requires=["setuptools"],
     zip_safe=False,
-    description="What nodes share: life and health, chunks and commands, and all that drivers have in common",
+    description="What nodes share: life, health, chunks, commands, and what drivers have in common",
     license="Apache-2.0",
 )

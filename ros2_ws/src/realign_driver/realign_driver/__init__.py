@@ -1,1 +1,1 @@
-"""What nodes share: life and health, chunks and commands, and all that drivers have in common."""
+"""What nodes share: life, health, chunks, commands, and what drivers have in common."""
