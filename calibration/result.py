@@ -15,6 +15,7 @@ from calibration.transforms import Float, quaternion_wxyz
 
 FORMAT = "realign.calibration"
 VERSION = 1
+_MAX_DIGITS = 300  # more is no float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +196,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     Raises:
         CalibrationError: there is no such file, or it holds no JSON object.
     """
+
+    def integer(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise ValueError
+        return int(digits)
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=integer)
+        json.dumps(content, ensure_ascii=False).encode()  # not of half a pair of surrogates
     except OSError as error:
         raise CalibrationError(
             f"expected {what}, but {path} cannot be read ({error.strerror}); check the path"
@@ -205,7 +213,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise CalibrationError(
-            f"expected {what}, but {path} holds no JSON object; check the path"
+            f"expected {what}, but {path} holds no JSON object, or numbers or text that nothing "
+            "else can read; check the path"
         ) from None
     return content
 

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 _ROS_WHEELS = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 _LAST_WORDS = 300
+_LONGEST = 1000  # characters of a worker's that a sentence quotes
 
 Message = TypeVar("Message")
 Message_co = TypeVar("Message_co", covariant=True)
@@ -175,9 +176,7 @@ class WorkerProcess(Generic[Message]):
             how = f"gave no answer within {limit_s:g} s and was stopped"
             raise self._death(WorkerEnd.SLOW, how) from None
         except ValueError as error:
-            self._kill()
-            how = f"sent something else than an answer and was stopped: {error}"
-            raise self._death(WorkerEnd.GARBLED, how) from None
+            raise self.garbled(str(error)) from None
         except OSError:
             message = None
         except BaseException:  # Ctrl-C: an answer would be left in the line
@@ -195,7 +194,7 @@ class WorkerProcess(Generic[Message]):
             WorkerError: it says ``refused``, with a sentence, or ``failed``, with a traceback.
         """
         if "refused" in answer:
-            raise WorkerError(WorkerEnd.REFUSED, str(answer["refused"]))
+            raise WorkerError(WorkerEnd.REFUSED, _short(str(answer["refused"])))
         if "failed" in answer:
             what = f"failed: {_last_line(str(answer['failed']))}"
             raise self._death(WorkerEnd.FAILED, what, words=False)
@@ -206,12 +205,19 @@ class WorkerProcess(Generic[Message]):
         Raises:
             WorkerError: it is of another program or version.
         """
-        if hello.get("protocol") != protocol or hello.get("engine") != self.engine:
+        said = all(isinstance(hello.get(key), str) for key in ("version", "python"))
+        if not said or hello.get("protocol") != protocol or hello.get("engine") != self.engine:
             raise WorkerError(
                 WorkerEnd.REFUSED,
-                f"expected a {self.engine} worker of protocol {protocol}, got {hello}; use the "
-                "worker files of this version",
+                f"expected a {self.engine} worker of protocol {protocol}, got "
+                f"{_short(ascii(hello))}; use the worker files of this version",
             )
+
+    def garbled(self, what: str) -> WorkerError:
+        """The error to raise where an answer is none; the worker is closed."""
+        self._kill()
+        how = f"sent something else than an answer and was stopped: {_short(what)}"
+        return self._death(WorkerEnd.GARBLED, how)
 
     def _death(self, reason: WorkerEnd, how: str, *, words: bool = True) -> WorkerError:
         """Close the worker and say how it ended, with its last words."""
@@ -254,4 +260,9 @@ class WorkerProcess(Generic[Message]):
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return textwrap.shorten(lines[-1], _LAST_WORDS) if lines else ""
+    return _short(lines[-1], _LAST_WORDS) if lines else ""
+
+
+def _short(text: str, most: int = _LONGEST) -> str:
+    """One line of characters that can be printed."""
+    return textwrap.shorten(text.encode(errors="replace").decode(), most)

@@ -100,10 +100,11 @@ def parse_served(data: Mapping[str, Any], where: str) -> Served:
     Raises:
         InputError: it is no server of this protocol, or it means other units.
     """
-    reader = Reader(dict(data), where)
+    reader = Reader(dict(data) if isinstance(data, Mapping) else data, where)
     if not reader.has("protocol"):
+        told = str(sorted(map(str, data))[:8])[:200]
         raise InputError(
-            f"{where}: expected a server of `realign serve`, got one that tells {sorted(data)[:8]} "
+            f"{where}: expected a server of `realign serve`, got one that tells {told} "
             "of itself; describe its policy as docs/tutorials/serve_a_policy.md says"
         )
     if reader.value("protocol") != PROTOCOL:

@@ -105,7 +105,7 @@ def read_token(path: Path | None) -> str | None:
         return None
     try:
         token = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError also of what is no name of a file
         raise InputError(f"{path}: expected a file with a token in ASCII: {error}") from error
     if len(token) < _TOKEN_CHARACTERS or not token.isprintable() or " " in token:
         raise InputError(

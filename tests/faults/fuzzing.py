@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import resource
 import shutil
 import struct
@@ -24,6 +25,13 @@ from policies.errors import InputError
 
 MAX_GROWTH_MB = 300
 MAX_SENTENCE = 2000  # characters
+# What it may hold altogether: the digits are more than Python makes an integer of.
+TEXTS = (
+    '{"a": ' + "9" * 5000 + "}",
+    "[" * 100_000,
+    "{" + '"a":{' * 50_000,
+    *("{}", "[]", "null", "1", '"', "\ufeff{}"),
+)
 # Types of arrays in safetensors; NumPy does not know all of them.
 TYPES = (b'"BF16"', b'"F16"', b'"C64"', b'"I32"', b'"F8_E4M3"', b'"F64"', b'"F32"')
 # What a hostile JSON file may hold in the place of a value.
@@ -111,26 +119,17 @@ def replaced(data: bytes, rng: np.random.Generator, share: float) -> Iterator[by
             else:
                 inner[path[-1]] = value
             yield json.dumps(other).encode()
-    digits = '{"a": ' + "9" * 5000 + "}"  # more than Python makes an integer of
-    for text in (
-        digits,
-        "[" * 100_000,
-        "{}",
-        "[]",
-        "null",
-        "1",
-        '"',
-        "\ufeff{}",
-        "{" + '"a":{' * 50_000,
-    ):
-        yield text.encode()
+    for text in TEXTS:
+        if rng.random() < 7.0 * share:
+            yield text.encode()
 
 
 def headers(data: bytes, rng: np.random.Generator, share: float) -> Iterator[bytes]:
     """A safetensors file whose header says something else of its arrays."""
     (length,) = struct.unpack_from("<Q", data)
     header, rest = data[8 : 8 + length], data[8 + length :]
-    retyped = (header.replace(b'"F32"', kind).replace(b'"F64"', kind) for kind in TYPES)
+    kinds = (kind for kind in TYPES if rng.random() < 7.0 * share)
+    retyped = (re.sub(rb'"F(16|32|64)"', kind, header) for kind in kinds)
     for other in (*retyped, *replaced(header, rng, share)):
         yield struct.pack("<Q", len(other)) + other + rest
 

@@ -155,9 +155,11 @@ def test_resume_refuses_another_training(tmp_path):
     with pytest.raises(InputError, match="same data"):
         train_model(two_ways(10), config, state_dir=tmp_path, resume=True)
     file = tmp_path / "state.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match="damaged"):
-        train_model(two_ways(), config, state_dir=tmp_path, resume=True)
+    whole = file.read_bytes()
+    for altered in (whole[:-100], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
+        file.write_bytes(altered)
+        with pytest.raises(InputError, match="damaged"):
+            train_model(two_ways(), config, state_dir=tmp_path, resume=True)
 
 
 def test_seed_decides_the_weights():

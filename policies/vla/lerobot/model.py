@@ -20,6 +20,7 @@ from policies.vla.lerobot.process import PYTHON_VARIABLE, Limits, Worker, find_p
 from policies.vla.lerobot.workers.wire import Arrays
 
 ENGINE = "lerobot"
+_LONGEST = 200  # characters of a worker's that a sentence quotes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +194,14 @@ class LeRobotModel:
             "actions": len(self.spec.action_names),
             "cameras": sorted(self._features.values()),
         }
-        found = {**loaded, "cameras": sorted(loaded["cameras"])}
         for key, value in expected.items():
-            if found[key] != value:
+            found = loaded.get(key)
+            if isinstance(found, list):
+                found = sorted(map(str, found))
+            if found != value:
                 raise PolicyFailureError(
                     Failure.SERVER_REFUSED,
                     f"{self.spec_error}: expected {key} {value}, LeRobot's policy has "
-                    f"{found[key]}; import the checkpoint again",
+                    f"{ascii(found)[:_LONGEST]}; import the checkpoint again",
                 )
         return loaded

@@ -14,6 +14,7 @@ from sim2real.sim.remote.workers.wire import PROTOCOL, Call, Channel, Memory
 
 WORKERS = Path(__file__).parent / "workers"
 _END_S = 5.0
+_HEAVIEST_KG = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,10 @@ class Worker:
             self._process.send(lambda line: line.send({"op": "build", "robot": robot}))
             built = self._process.receive(self.limits.start_s)
             self._process.check(built)
-            self.mass_kg = float(built["mass_kg"])
+            mass_kg = built.get("mass_kg")
+            if not isinstance(mass_kg, (int, float)) or not 0.0 <= mass_kg < _HEAVIEST_KG:
+                raise self._process.garbled(f"a mass of {mass_kg!r}")
+            self.mass_kg = float(mass_kg)
         except WorkerError as error:
             self.close()
             text = str(error)

@@ -39,6 +39,7 @@ MAX_BODY_BYTES = 1_000_000_000
 DTYPES = ("uint8", "float32", "float64")
 _SIZES = struct.Struct("<IQ")
 _PARENT_CHECK_S = 1.0
+_PIECE = 4_000_000  # bytes
 
 Arrays = dict[str, Any]
 
@@ -93,21 +94,26 @@ class Channel:
         if text is None or body is None:
             return None
         try:
-            header = dict(json.loads(text.decode()))
+            header = json.loads(text.decode())
+            if not isinstance(header, dict):
+                raise ValueError("its header is no object of JSON")
             arrays = _unpack(header.pop("arrays"), body)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise BrokenMessageError(f"not a message: {error}") from error
         return header, arrays
 
     def _read(self, size: int, deadline: float | None) -> bytearray | None:
-        data = bytearray(size)
-        view, have = memoryview(data), 0
+        data = bytearray(min(size, _PIECE))
+        have = 0
         while have < size:
+            if have == len(data):  # memory grows with what has come, not with what was announced
+                data.extend(bytes(min(have, size - have)))
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0.0:
                 raise TimeoutError
             self.connection.settimeout(left)
-            count = self.connection.recv_into(view[have:])
+            with memoryview(data) as view:
+                count = self.connection.recv_into(view[have:])
             if not count:
                 return None
             have += count

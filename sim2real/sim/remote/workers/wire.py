@@ -45,6 +45,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 PROTOCOL = 1
+MAX_HEADER_BYTES = 64_000_000  # the URDF of a robot is in one
 BASE = 13  # position (3), orientation wxyz (4), linear velocity in the world, angular in the base
 _LENGTH = struct.Struct("<I")
 _DOUBLE = 8
@@ -71,24 +72,42 @@ class Channel:
         """Wait for one header; None when the other side has gone.
 
         Args:
-            limit_s: silence after which ``TimeoutError`` is raised, s; None for ever.
+            limit_s: time after which ``TimeoutError`` is raised, s; None for ever.
 
         Raises:
             ValueError: what came is no header.
         """
-        self.connection.settimeout(limit_s)
+        deadline = None if limit_s is None else time.monotonic() + limit_s
         while True:
             have = len(self._received)
             if have >= _LENGTH.size:
-                end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+                length = _LENGTH.unpack_from(self._received)[0]
+                if length > MAX_HEADER_BYTES:
+                    raise ValueError(f"a header of {length} bytes is too large")
+                end = _LENGTH.size + length
                 if have >= end:
-                    header = json.loads(self._received[_LENGTH.size : end].decode())
+                    header = _object(self._received[_LENGTH.size : end])
                     del self._received[:end]
-                    return dict(header)
+                    return header
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0.0:
+                raise TimeoutError
+            self.connection.settimeout(left)
             chunk = self.connection.recv(65536)
             if not chunk:
                 return None
             self._received += chunk
+
+
+def _object(text: bytearray) -> dict[str, Any]:
+    """A JSON object; anything else is a ``ValueError``."""
+    try:
+        header = json.loads(text.decode())
+    except RecursionError:
+        header = None
+    if not isinstance(header, dict):
+        raise ValueError("what came is no object of JSON")
+    return header
 
 
 class States(NamedTuple):
