@@ -233,8 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FaultError as error:
         print(f"realign: {error}", file=sys.stderr)
         return EXIT_FAULT
-    except KeyboardInterrupt:
-        print("realign: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # some say what is kept
+        print("; ".join(["realign: interrupted", *map(str, stop.args)]), file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `realign ... | head`: nobody reads on, and that is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

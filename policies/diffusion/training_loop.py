@@ -100,9 +100,13 @@ def _steps(
             if state_dir is not None and progress.step % config.save_every == 0:
                 progress.save(state_dir)
     except KeyboardInterrupt:
-        if state_dir is not None:
-            progress.save(state_dir)
-        raise
+        if state_dir is None:
+            raise
+        progress.save(state_dir)
+        raise KeyboardInterrupt(
+            f"step {progress.step} of {config.steps} is kept in {state_dir}; give the same options "
+            "and --resume to go on"
+        ) from None
 
 
 def _needed(state_dir: Path | None) -> Path:

@@ -101,10 +101,10 @@ def episodes_build(
     save_episodes(episodes, out, overwrite=overwrite, latency_s=latency_s)
     summary = _summary(episodes, counts, latency_s)
     for name, count in counts.items():
-        print(f"{name}: {count} episode{'s' if count != 1 else ''}")
+        print(f"{name}: {_counted(count)}")
     shown = "not measurable" if latency_s is None else f"{latency_s * 1e3:.1f} ms"
     print(
-        f"{out}: {summary['episodes']} episodes, {summary['frames']} frames, "
+        f"{out}: {_counted(len(episodes))}, {summary['frames']} frames, "
         f"{summary['duration_s']:.2f} s at {summary['rate_hz']:g} Hz; "
         f"command-to-motion latency {shown}"
     )
@@ -112,6 +112,10 @@ def episodes_build(
         print(line)
     if json is not None:
         write_json(json, {**summary, "robot": spec.name, "out": str(out)})
+
+
+def _counted(episodes: int) -> str:
+    return f"{episodes} episode{'s' if episodes != 1 else ''}"
 
 
 def _summary(

@@ -91,6 +91,7 @@ def test_positional_and_named_arguments_arrive(command):
         (InputError("expected a, got b; do c"), 2, "realign: expected a, got b; do c\n"),
         (FaultError("the guard stopped the robot"), 3, "realign: the guard stopped the robot\n"),
         (KeyboardInterrupt(), 130, "realign: interrupted\n"),
+        (KeyboardInterrupt("step 3 is kept"), 130, "realign: interrupted; step 3 is kept\n"),
     ],
 )
 def test_errors_become_exit_codes(error, code, sentence, command, capsys):
