@@ -12,9 +12,9 @@ import numpy as np
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse
 
+GRAVITY_M_S2 = 9.81
 _RANGE_SLACK = 0.1
 _NORM_SLACK = 0.01
-_GRAVITY_M_S2 = 9.81
 _GRAVITY_SLACK_M_S2 = 1.5
 _GRAVITY_ANGLE_RAD = 0.5
 _REST_RAD_S = 0.2
@@ -57,9 +57,9 @@ def implausible_imu(
     if accel_m_s2 is None or moving:
         return None
     force = float(np.linalg.norm(accel_m_s2))
-    if abs(force - _GRAVITY_M_S2) > _GRAVITY_SLACK_M_S2:
+    if abs(force - GRAVITY_M_S2) > _GRAVITY_SLACK_M_S2:
         return (
-            f"imu: expected {_GRAVITY_M_S2} m/s^2 at rest, got {force:.2f}; "
+            f"imu: expected {GRAVITY_M_S2} m/s^2 at rest, got {force:.2f}; "
             "check that it publishes m/s^2, with gravity"
         )
     up = rotate_inverse(quat_wxyz / norm, np.array([0.0, 0.0, 1.0]))

@@ -13,6 +13,7 @@ import numpy as np
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
 from policies.rotation import rotate_inverse, tilt_rad
+from policies.runtime.plausibility import GRAVITY_M_S2
 from sim2real.sim.gaps import make_gap
 from sim2real.sim.remote import open_robot
 from sim2real.sim.scene import SceneObject
@@ -23,7 +24,6 @@ START_NS = 1_000_000_000  # stamps start at 1 s: 0 means "no time" in ROS
 FALL_HEIGHT_M = 0.4
 FALL_TILT_RAD = np.pi / 4
 FAULTS = ("drop_state", "nan_state", "freeze_state", "drop_imu")
-_GRAVITY_M_S2 = 9.81
 
 
 class SensorFault(TimedFault):
@@ -229,4 +229,4 @@ class VirtualRobot:
         change = (state.base_lin_vel_m_s - self._last_lin_vel) / (self.dt_ns / 1e9)
         self._last_lin_vel = state.base_lin_vel_m_s
         force = change if self.steps else np.zeros(3)
-        return rotate_inverse(state.base_quat_wxyz, force + np.array([0.0, 0.0, _GRAVITY_M_S2]))
+        return rotate_inverse(state.base_quat_wxyz, force + np.array([0.0, 0.0, GRAVITY_M_S2]))

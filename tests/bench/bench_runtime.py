@@ -74,7 +74,8 @@ def bench_latency(policy: Path, ticks: int) -> str:
                 [sys.executable, "-m", "realign_policy.latency_bench", "--echo"],
                 env=ros_environment(graph.domain_id),
             )
-            guard = {"auto_arm": True, "realtime_priority": 22, **slack}
+            # A command of the guard's own clock answers no state: it must be a rare one.
+            guard = {"auto_arm": True, "realtime_priority": 22, "rate_hz": 5.0, **slack}
             graph.start("guard", "realign_policy.guard_node", common | guard)
             answers = {"policy": str(policy), "autostart": True, "realtime_priority": 20}
             graph.start("policy", "realign_policy.policy_node", common | answers)

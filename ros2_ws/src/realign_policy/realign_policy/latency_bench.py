@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from policies import messages as wire
 from policies.checkpoint import load_policy
 from policies.robots import get_robot
+from policies.runtime.plausibility import GRAVITY_M_S2
 from policies.runtime.scheduling import prefer_realtime
 from realign_driver.program import declaring, end_node, make_node, until_shutdown
 from realign_driver.qos import QOS
@@ -90,7 +91,7 @@ class Client(Node):
         state.position = wire.doubles(self.pose + noise)
         state.velocity = state.effort = wire.doubles(noise)
         imu = Imu()
-        imu.orientation.w = 1.0
+        imu.orientation.w, imu.linear_acceleration.z = 1.0, GRAVITY_M_S2
         wire.set_stamp(imu.header.stamp, stamp_ns)
         if topic == "joint_states":
             self._imu.publish(imu)
