@@ -284,7 +284,7 @@ def run_command(
         engine: simulator of the virtual robot; all but mujoco run in an interpreter of their own,
             e.g. the one that REALIGN_SAPIEN_PYTHON names.
         lockstep: the simulator waits for each command; reproducible for a seed.
-        duration_s: length in s; default: the policy's motion, or all goals.
+        duration_s: length in s; default: all goals, the policy's motion, or 10 s.
         record: bag directory to write.
         record_images: how images of the policy's cameras get into the bag: raw, compressed (JPEG),
             lossless (PNG), or none.

@@ -26,7 +26,7 @@ class RunConfig:
         dds_domain: DDS domain of a real Unitree robot (not of ROS).
         engine: simulator of the virtual robot, see :mod:`sim2real.sim.remote`.
         lockstep: the simulator waits for the command that answers its stamp.
-        duration_s: length, s; default: the policy's motion, or all goals.
+        duration_s: length, s; default: all goals, the policy's motion, or 10 s.
         record: bag directory to write, or None.
         record_images: how the images of the policy's cameras are recorded: as they are, compressed
             (JPEG) or lossless (PNG).
