@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,123 +105,15 @@ def policy_inspect(policy: Path, *, json: Path | None = None) -> None:
     """
     from policies.checkpoint import inspect
     from policies.checkpoint_files import UNSEALED, is_sealed, read_config
+    from policies.summary import summary_lines
 
     _new_file(json)
     info = inspect(policy)
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(jsonlib.dumps(info, indent=1) + "\n", encoding="utf-8")
-    summaries = {
-        "actor": _actor_summary,
-        "lerobot_model": _lerobot_summary,
-        "remote_policy": _remote_summary,
-    }
-    for label, text in summaries.get(info["type"], _chunk_summary)(info):
+    _write(info, json)
+    for label, text in summary_lines(info):
         print(f"{label:<13}{text}")
     if "files" in info and not is_sealed(read_config(policy)[0]):
         print(f"note         {UNSEALED}")
-
-
-def _actor_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
-    action, duration = info["action"], info["duration_s"]
-    terms = [
-        f"{entry['term']} x{entry.get('history', 1)}"
-        + (f" ({', '.join(t['term'] for t in entry['terms'])})" if "terms" in entry else "")
-        for entry in info["observation"]
-    ]
-    return [
-        ("policy", f"{info['name']} ({info['kind']})"),
-        ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
-        ("rate", f"{info['rate_hz']:g} Hz"),
-        ("duration", "endless" if duration is None else f"{duration:g} s"),
-        ("topics", ", ".join(info["topics"])),
-        ("observation", f"{info['observation_size']} values: " + ", ".join(terms)),
-        (
-            "action",
-            f"{action['type']}, {action['horizon']} step(s) of {action['dt_s']:g} s, "
-            f"new plan every {action['replan_every']}",
-        ),
-        ("commands", f"{len(action['joints'])} joints: " + ", ".join(action["joints"])),
-        ("holds", ", ".join(info["held_joints"]) or "no joint"),
-        ("sha256", info["sha256"]),
-    ]
-
-
-def _chunk_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
-    spec, sampler, network = info["spec"], info["sampler"], info["network"]
-    robot = f"{info['robot']}, fingerprint {info['robot_fingerprint']}" if info["robot"] else "none"
-    cameras = [f"{c['name']} {c['width']} x {c['height']}" for c in spec["cameras"]]
-    return [
-        ("policy", f"{info['name']} ({info['kind']})"),
-        ("robot", robot),
-        ("rate", f"{info['rate_hz']:g} Hz"),
-        ("network", f"{network['type']}, width {network['width']}, depth {network['depth']}"),
-        ("sampler", f"{sampler['name']}, {sampler['steps']} steps"),
-        ("samplers", ", ".join(info["samplers"])),
-        ("observation", f"{spec['observation_horizon']} x {_short(spec['state_names'])}"),
-        ("cameras", ", ".join(cameras) or "none"),
-        *(
-            [("instructions", f"{len(info['instructions'])} known")]
-            if "instructions" in info
-            else []
-        ),
-        (
-            "plan",
-            f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
-            f"{_short(spec['action_names'])}",
-        ),
-        ("sha256", info["sha256"]),
-    ]
-
-
-def _short(names: Sequence[str]) -> str:
-    """Names for a line: a quantity of many joints once, with their number; --json has them all."""
-    parts = []
-    for quantity, group in groupby(names, key=lambda name: name.partition("/")[0]):
-        same = list(group)
-        parts += [f"{quantity} of {len(same)} joints"] if len(same) > 3 else same
-    return ", ".join(parts)
-
-
-def _remote_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
-    spec = info["spec"]
-    cameras = [f"{c['name']} {c['width']} x {c['height']}" for c in spec["cameras"]]
-    return [
-        ("policy", f"{info['name']}, served at {info['url']} ({info['protocol']})"),
-        ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
-        ("rate", f"{info['rate_hz']:g} Hz"),
-        ("observation", f"{spec['observation_horizon']} x {_short(spec['state_names'])}"),
-        ("cameras", ", ".join(cameras) or "none"),
-        (
-            "plan",
-            f"{spec['prediction_horizon']} actions, {spec['action_horizon']} carried out, of "
-            f"{_short(spec['action_names'])}",
-        ),
-        ("sha256", info["sha256"]),
-    ]
-
-
-def _lerobot_summary(info: dict[str, Any]) -> list[tuple[str, str]]:
-    entries = {
-        part: ", ".join(f"{e['quantity']} ({e['unit']})" for e in info[part])
-        for part in ("state", "action")
-    }
-    cameras = [f"{c['name']} {c['width']} x {c['height']} RGB" for c in info["cameras"]]
-    return [
-        ("policy", f"{info['name']} (LeRobot {info['kind']})"),
-        ("robot", f"{info['robot']}, fingerprint {info['robot_fingerprint']}"),
-        ("rate", f"{info['rate_hz']:g} Hz"),
-        ("topics", ", ".join(info["topics"])),
-        ("observation", f"{info['observation_horizon']} x {entries['state']}"),
-        ("cameras", ", ".join(cameras) or "none"),
-        ("instruction", info["instruction"] or "none"),
-        (
-            "plan",
-            f"{info['prediction_horizon']} actions, {info['action_horizon']} carried out, of "
-            f"{entries['action']}",
-        ),
-        ("sha256", info["sha256"]),
-    ]
 
 
 def policy_train(
@@ -386,9 +276,14 @@ def _new_file(path: Path | None) -> None:
         raise InputError(f"{path}: expected a new file, but it exists; choose another name")
 
 
-def _finish(result: dict[str, Any], json: Path | None) -> int:
-    """Write the result; exit code by the parity of the export."""
+def _write(content: object, json: Path | None) -> None:
+    """Write what a command found, where that is asked for."""
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(jsonlib.dumps(result, indent=1) + "\n", encoding="utf-8")
+        json.write_text(jsonlib.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _finish(result: dict[str, Any], json: Path | None) -> int:
+    """Write the result; exit code by the parity of the export."""
+    _write(result, json)
     return 0 if result["parity"]["passed"] else 2
