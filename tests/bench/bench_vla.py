@@ -23,11 +23,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from obedience import NOTHING, share, swap_table, thing_name
+from obedience import NOTHING, add_options, play, share, swap_table, thing_name
 
 from policies.diffusion.interface import blank_window
 from policies.evaluation.environment import Environment
-from policies.evaluation.loop import ExecutionConfig, run_batch, run_seeds
+from policies.evaluation.loop import run_seeds
 from policies.evaluation.metrics import percentiles, wilson
 from policies.robots import PANDA
 from policies.vla.checkpoint import build_vla, read_vla
@@ -76,16 +76,10 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = add_options(__doc__, PARTS)
     add = parser.add_argument
     add("--models", type=Path, help="folder of train_vla.py")
     add("--policy", default="policy", help="whose obedience is judged, out of the folder")
-    add("--parts", nargs="+", default=PARTS)
-    add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
-    add("--batch", type=int, default=25, help="runs that go side by side")
-    add("--steps", type=int, help="evaluations of the network for a chunk")
-    add("--action-horizon", type=int, help="actions from one chunk to the next; default: its own")
-    add("--json", type=Path, help="file for the results")
     return parser.parse_known_args()[0]
 
 
@@ -108,24 +102,12 @@ def _touched(
     robot: str = "panda",
 ) -> Counter[str]:
     """What was touched, and how often, when it was told to touch ``said``."""
-    horizon = args.action_horizon or model.spec.action_horizon
-    environments = [
-        LanguageTouch(
-            f"{_SCENES[robot]}-{said}",
-            phrasing=phrasing,
-            views=views,
-            look_every=horizon,  # when the policy is asked
-        )
-        for _ in range(min(args.batch, args.scenes))
-    ]
-    seeds, found = run_seeds(0, args.scenes), Counter[str]()
-    for first in range(0, args.scenes, args.batch):
-        chosen = seeds[first : first + args.batch]
-        used = environments[: len(chosen)]
-        run_batch(model, used, chosen, ExecutionConfig(action_horizon=horizon))
-        for environment in used:
-            found[thing_name(environment.touched)] += 1
-    return found
+
+    def make(place: int, horizon: int) -> LanguageTouch:
+        task = f"{_SCENES[robot]}-{said}"
+        return LanguageTouch(task, phrasing=phrasing, views=views, look_every=horizon)
+
+    return Counter(thing_name(left.touched) for left, _ in play(args, model, make))
 
 
 def obedience(args: argparse.Namespace, phrasing: Phrasing) -> dict[str, Any]:
@@ -148,7 +130,7 @@ def graph(args: argparse.Namespace) -> dict[str, Any]:
 
 def _touched_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:
     found, kinematics = Counter[str](), Kinematics(PANDA)
-    for seed in run_seeds(0, args.scenes):
+    for seed in run_seeds(args.seed, args.scenes):
         with tempfile.TemporaryDirectory(prefix="bench_vla_") as folder:
             bag = Path(folder) / "bag"
             config = RunConfig(
@@ -247,21 +229,15 @@ def _solved(
     said: Sequence[str] | None,
 ) -> int:
     """Runs in which a Meta-World task was solved; instructions other than its own in turn."""
-    environments: list[Environment] = [
-        language_metaworld.LanguageMetaWorld(
+
+    def make(place: int, horizon: int) -> Environment:
+        return language_metaworld.LanguageMetaWorld(
             f"{language_metaworld.PREFIX}-{deed}",
             phrasing=phrasing,
-            instruction=said[i % len(said)] if said else None,
+            instruction=said[place % len(said)] if said else None,
         )
-        for i in range(min(args.batch, args.scenes))
-    ]
-    config = ExecutionConfig(action_horizon=args.action_horizon or model.spec.action_horizon)
-    seeds, solved = run_seeds(0, args.scenes), 0
-    for first in range(0, args.scenes, args.batch):
-        chosen = seeds[first : first + args.batch]
-        runs, _ = run_batch(model, environments[: len(chosen)], chosen, config)
-        solved += sum(run.success for run in runs)
-    return solved
+
+    return sum(run.success for _, run in play(args, model, make))
 
 
 def _success(

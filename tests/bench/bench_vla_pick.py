@@ -22,9 +22,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from obedience import swap_table, thing_name
+from obedience import add_options, play, swap_table, thing_name
 
-from policies.evaluation.loop import ExecutionConfig, run_batch, run_seeds
+from policies.evaluation.loop import run_seeds
 from policies.robots import PANDA_HAND
 from policies.vla.checkpoint import build_vla, read_vla
 from sim2real.results import write_json
@@ -56,34 +56,19 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--policy", type=Path, help="checkpoint")
-    add("--parts", nargs="+", default=["train", "held-out", "graph"])
-    add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
-    add("--batch", type=int, default=25, help="runs that go side by side")
-    add("--seed", type=int, default=0, help="other scenes")
-    add("--steps", type=int, help="evaluations of the network for a chunk; not in the graph")
-    add("--action-horizon", type=int, help="actions from one chunk to the next; default: its own")
-    add("--json", type=Path, help="file for the results")
+    parser = add_options(__doc__, ["train", "held-out", "graph"])
+    parser.add_argument("--policy", type=Path, help="checkpoint")
     return parser.parse_known_args()[0]
 
 
 def _lifted(args: argparse.Namespace, said: str, phrasing: Phrasing) -> Counter[str]:
     """What was lifted, and how often, when it was told to pick up ``said``."""
     model = build_vla(read_vla(args.policy), steps=args.steps)
-    horizon = args.action_horizon or model.spec.action_horizon
-    environments = [
-        LanguagePick(f"{PREFIX}-{said}", phrasing=phrasing, look_every=horizon)
-        for _ in range(min(args.batch, args.scenes))
-    ]
-    seeds, found = run_seeds(args.seed, args.scenes), Counter[str]()
-    for first in range(0, args.scenes, args.batch):
-        chosen = seeds[first : first + args.batch]
-        used = environments[: len(chosen)]
-        run_batch(model, used, chosen, ExecutionConfig(action_horizon=horizon))
-        found.update(thing_name(environment.lifted) for environment in used)
-    return found
+
+    def make(place: int, horizon: int) -> LanguagePick:
+        return LanguagePick(f"{PREFIX}-{said}", phrasing=phrasing, look_every=horizon)
+
+    return Counter(thing_name(left.lifted) for left, _ in play(args, model, make))
 
 
 def _lifted_in_graph(args: argparse.Namespace, said: str) -> Counter[str]:

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
+from policies.diffusion.interface import ChunkModel
+from policies.evaluation.environment import Environment
+from policies.evaluation.loop import ExecutionConfig, Run, run_batch, run_seeds
 from policies.evaluation.metrics import wilson
 from sim2real.replay.cli import table_text
 from sim2real.tasks.panda_scene import NAMES
 
 NOTHING = "nothing"
+AnyEnvironment = TypeVar("AnyEnvironment", bound=Environment)
+
+
+def add_options(description: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that all who judge obedience have.
+
+    Args:
+        description: what ``--help`` says.
+        parts: of the benchmark; all are the default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--parts", nargs="+", default=parts)
+    add("--scenes", type=int, default=50, help="scenes in which each instruction is given")
+    add("--batch", type=int, default=25, help="runs that go side by side")
+    add("--seed", type=int, default=0, help="other scenes")
+    add("--steps", type=int, help="evaluations of the network for a chunk; not in the graph")
+    add("--action-horizon", type=int, help="actions from one chunk to the next; default: its own")
+    add("--json", type=Path, help="file for the results")
+    return parser
+
+
+def play(
+    args: argparse.Namespace, model: ChunkModel, make: Callable[[int, int], AnyEnvironment]
+) -> Iterator[tuple[AnyEnvironment, Run]]:
+    """A run of a policy in each scene: what it has left behind, and how it went.
+
+    Args:
+        args: of :func:`add_options`.
+        model: the policy's.
+        make: environment from its place among those side by side, and the actions that are
+            carried out from one chunk to the next.
+    """
+    horizon = args.action_horizon or model.spec.action_horizon
+    environments = [make(i, horizon) for i in range(min(args.batch, args.scenes))]
+    seeds = run_seeds(args.seed, args.scenes)
+    for first in range(0, args.scenes, args.batch):
+        chosen = seeds[first : first + args.batch]
+        used = environments[: len(chosen)]
+        runs, _ = run_batch(model, used, chosen, ExecutionConfig(action_horizon=horizon))
+        yield from zip(used, runs, strict=True)
 
 
 def thing_name(index: int | None) -> str:
