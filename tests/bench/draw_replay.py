@@ -63,14 +63,7 @@ def _per_joint(joints: dict[str, np.ndarray]) -> Axes:
         left=446, top=56, width=260, height=220, x_range=(0.5, count + 0.5), y_range=(0.0, top)
     )
     axes.grid("joint", "error of joints over 1 s, mrad", range(1, count + 1))
-    for place, (name, (_, colour)) in enumerate(_CURVES.items()):
-        for joint, value in enumerate(joints[name], start=1):
-            x, y = axes.x(joint - 0.3 + 0.3 * place), axes.y(float(value))
-            width = axes.x(joint + 0.3) - axes.x(joint)
-            axes.parts.append(
-                f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{axes.y(0.0) - y:.1f}" '
-                f'fill="{colour}"/>'
-            )
+    axes.bars([(joints[name].tolist(), colour) for name, (_, colour) in _CURVES.items()])
     return axes
 
 

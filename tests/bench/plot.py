@@ -90,6 +90,17 @@ class Axes:
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
         )
 
+    def bars(self, series: Sequence[tuple[Sequence[float], str]]) -> None:
+        """Bars at 1, 2, 3, ... on the abscissa, those of each series beside each other."""
+        width = 0.6 / len(series)
+        for place, (values, colour) in enumerate(series):
+            for at, value in enumerate(values, start=1):
+                x, y = self.x(at - 0.3 + width * place), self.y(value)
+                self.parts.append(
+                    f'<rect x="{x}" y="{y}" width="{self.x(at + width) - self.x(at):.1f}" '
+                    f'height="{self.y(0.0) - y:.1f}" fill="{colour}"/>'
+                )
+
     def legend(self, entries: Sequence[tuple[str, str, bool]], y: float) -> None:
         """Names of curves in a row: (name, colour, dashed)."""
         x = self.left
