@@ -172,7 +172,7 @@ def local_policy(policy: str, *, token_file: Path | None, reply_s: float) -> Ite
         reply_s: time for an answer, s.
 
     Raises:
-        InputError: there is no server, or not one of realign.
+        InputError: there is no server, or not one of realign, or it refuses us.
     """
     if not policy.startswith(REMOTE):
         if token_file is not None:
@@ -192,7 +192,7 @@ def local_policy(policy: str, *, token_file: Path | None, reply_s: float) -> Ite
     try:
         session = open_session(config)
     except PolicyFailureError as error:
-        if error.kind is Failure.SERVER_LOST:
+        if error.kind in (Failure.SERVER_LOST, Failure.SERVER_REFUSED):
             raise InputError(f"--policy {error}") from error
         raise FaultError(f"--policy {error}") from error
     session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,13 @@ class Session:
                 Failure.SERVER_REFUSED,
                 f"{config.url}: the server refuses with HTTP {error.response.status_code}; give "
                 "its token with --token-file",
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            raise PolicyFailureError(
+                Failure.SERVER_LOST,
+                f"{config.url}: expected a certificate that this machine trusts, got one that is "
+                f"not ({error.verify_message}); name the file of one that signed itself in "
+                "SSL_CERT_FILE",
             ) from error
         except (OSError, InvalidHandshake, TimeoutError) as error:
             raise self._lost(f"no connection: {error}") from error

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from policies.runtime.failure import Failure, PolicyFailureError
 from sim2real import cli
 from sim2real.demo import panda_checkpoint
 from sim2real.run import stop_sentence
@@ -138,6 +139,17 @@ def test_run_of_no_length_does_not_start(option, value, mistake):
 def test_token_without_a_server_is_refused(mistake):
     said = mistake("run", "--robot", "panda", "--policy", REACH, "--token-file", "nowhere")
     assert "ws://" in said
+
+
+def test_server_that_refuses_us_is_bad_input(mistake, monkeypatch):
+    client = pytest.importorskip("policies.serving.client")
+
+    def refuse(config):
+        raise PolicyFailureError(Failure.SERVER_REFUSED, f"{config.url}: give its token")
+
+    monkeypatch.setattr(client, "open_session", refuse)
+    said = mistake("run", "--robot", "panda", "--policy", "ws://127.0.0.1:9")
+    assert "give its token" in said
 
 
 def _edges(*states: str) -> list[list[object]]:
