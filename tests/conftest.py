@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -152,6 +154,32 @@ def _save_hold_policy(robot: RobotSpec, folder: Path) -> None:
         start_pose_rad=dict(zip(names, robot.default_rad.tolist(), strict=True)),
     )
     save_checkpoint(folder, config, model)
+
+
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[Path], ModuleType]:
+    """Loads a module of the tests by its path; they are no package."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def doubles(load_module) -> ModuleType:
+    """See ``doubles.py``."""
+    return load_module(Path(__file__).with_name("doubles.py"))
+
+
+@pytest.fixture(scope="session")
+def running(doubles) -> Callable[..., Any]:
+    """A policy server in a thread, see ``doubles.py``."""
+    return doubles.running
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -105,38 +102,32 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load(name: str) -> ModuleType:
-    """A module beside this one; the tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def record_faulty_run() -> Callable[..., list[list[Any]]]:
+def record_faulty_run(load_module) -> Callable[..., list[list[Any]]]:
     """See ``faulty_run.py``."""
-    return load("faulty_run").record_faulty_run
+    return load_module(HERE / "faulty_run.py").record_faulty_run
 
 
 @pytest.fixture(scope="session")
-def peers() -> ModuleType:
+def peers(load_module) -> ModuleType:
     """See ``peers.py``."""
-    return load("peers")
+    return load_module(HERE / "peers.py")
 
 
 @pytest.fixture(scope="module")
-def open_live_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def open_live_graph(
+    tmp_path_factory: pytest.TempPathFactory,
+    load_module: Callable[[Path], ModuleType],
+    domain: int,
+) -> Iterator[Callable[..., Any]]:
     """Opens graphs that are closed when the tests of a module are done."""
     rclpy = pytest.importorskip("rclpy")
     context = rclpy.Context()
     rclpy.init(context=context)
-    module = load("live_graph")
+    module = load_module(HERE / "live_graph.py")
     opened = []
 
     def open_one(**options: Any) -> Any:
-        domain = int(os.environ["ROS_DOMAIN_ID"])
         folder = tmp_path_factory.mktemp("graph")
         opened.append(module.LiveGraph(folder, domain, context, **options))
         return opened[-1]

@@ -151,10 +151,12 @@ class LiveGraph:
     def wait(self, condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
         deadline = time.monotonic() + limit_s
         while not (found := condition()):
-            logs = {p.name: p.log.read_text(errors="replace")[-1500:] for p in self.graph.processes}
-            assert time.monotonic() < deadline, f"waited in vain for {what}: {logs}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {self._last_words()}"
             time.sleep(0.01)
         return found
+
+    def _last_words(self) -> dict[str, str]:
+        return {p.name: p.log.read_text(errors="replace")[-1500:] for p in self.graph.processes}
 
     def wait_edge(self, new: str, *reasons: str, since: float) -> Edge:
         """The first change to a state, for one of some reasons, after a time.
@@ -182,6 +184,7 @@ class LiveGraph:
             except DisturbedError:
                 if attempt == _TRIES - 1:
                     raise
+                time.sleep(1.0)  # until what was on its way has come
             else:
                 return
 
@@ -226,19 +229,21 @@ class LiveGraph:
     def set_moving(self) -> None:
         """Bring the guard to ACTIVE, as an operator does.
 
-        A policy that has failed (it saw NaN, say) is silent for good: then another one is started.
+        A policy that has failed (it saw NaN, say) is silent for good: then another one is started,
+        as in place of one that was killed.
         """
         deadline, answer = time.monotonic() + 90.0, ""
         silent = time.monotonic() + 10.0
+        if self.process("policy").popen.poll() is not None:
+            self.start_policy()
         while self.guard_state() != "active":
-            assert time.monotonic() < deadline, f"not armed: {answer}: {self.log()[-2000:]}"
+            assert time.monotonic() < deadline, (answer, self._last_words())
             if self.guard_state() == "damp":
                 self.call("reset")
             if self.guard_state() in ("inactive", "unconfigured"):
                 answer = self.call("arm").message
             if self.guard_state() == "ready" and time.monotonic() > silent:
-                self.kill("policy")
-                self.start_policy()
+                self.restart_policy()
                 silent = deadline
             time.sleep(0.1)
 

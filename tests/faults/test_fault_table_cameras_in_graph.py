@@ -40,15 +40,15 @@ class Eyes:
 
 
 @pytest.fixture(scope="module")
-def arm(open_live_graph, peers, tmp_path_factory):
+def arm(open_live_graph, doubles, tmp_path_factory):
     """A robot that moves to and fro before eyes that see."""
     folder = tmp_path_factory.mktemp("lerobot")
     with pytest.MonkeyPatch.context() as patch:
-        peers.play_lerobot(folder, patch)
-        policy = peers.lerobot_policy(folder)
-        remap = {f"{name}/image_raw": f"seen/{name}/image_raw" for name in peers.CAMERAS}
+        doubles.play_lerobot(folder, patch)
+        policy = doubles.lerobot_policy(folder, "sway")
+        remap = {f"{name}/image_raw": f"seen/{name}/image_raw" for name in doubles.CAMERAS}
         graph = open_live_graph(robot="so101", policy=policy, remap=remap)
-        graph.eyes = Eyes(graph.node, peers.CAMERAS)
+        graph.eyes = Eyes(graph.node, doubles.CAMERAS)
         graph.start_guard(policy_rate_hz=20.0)
         graph.start_policy()
         graph.start_driver()

@@ -171,12 +171,12 @@ def test_server_garbage(server, measured, word, said):
     run_until_lost(server, lambda: server.say(word), measured, said)
 
 
-def test_worker_killed(peers, tmp_path, monkeypatch):
+def test_worker_killed(peers, doubles, tmp_path, monkeypatch):
     """Killed between two answers: the next tick says so; activated again, there is another one."""
-    peers.play_lerobot(tmp_path, monkeypatch)
-    policy = load_policy(peers.lerobot_policy(tmp_path), SO101)
+    doubles.play_lerobot(tmp_path, monkeypatch)
+    policy = load_policy(doubles.lerobot_policy(tmp_path, "sway"), SO101)
     engine = make_engine(policy, EngineConfig(lockstep=True))
-    images = {name: np.zeros((*size, 3), np.uint8) for name, size in peers.CAMERAS.items()}
+    images = {name: np.zeros((*size, 3), np.uint8) for name, size in doubles.CAMERAS.items()}
 
     def tick(k):
         return engine.tick(

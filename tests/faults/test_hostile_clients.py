@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from policies.runtime.failure import Failure, PolicyFailureError
 from policies.serving import server as server_module
 from policies.serving.client import RemoteConfig, RemoteModel, open_session
 from policies.serving.protocol import Served
-from policies.serving.server import PolicyServer, ServeConfig
+from policies.serving.server import ServeConfig
 
 pytestmark = pytest.mark.timeout(120)
 TOKEN = "a-token-of-enough-characters"
@@ -31,18 +31,6 @@ def served(repo):
     policy = load_policy(repo / "policies/checkpoints/panda_reach", PANDA)
     sha256 = policy.spec.sha256
     return policy.model, Served(spec=policy.model.spec, robot=policy.model.robot, sha256=sha256)
-
-
-@contextmanager
-def running(served, **config):
-    server = PolicyServer(*served, ServeConfig(**{"port": 0, **config}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.close()
-        thread.join(30.0)
 
 
 def handlers(server):
@@ -64,10 +52,10 @@ def ask(url, **config):
     return session.greeting
 
 
-def test_clients_that_do_not_go_on_are_dropped(served, monkeypatch):
+def test_clients_that_do_not_go_on_are_dropped(running, served, monkeypatch):
     """Connected and silent; a byte now and then; a line that does not end."""
     monkeypatch.setattr(server_module, "_OPEN_S", 0.5)
-    with running(served) as server:
+    with running(*served) as server:
         address = ("127.0.0.1", server.port)
         silent, slow, endless = (socket.create_connection(address) for _ in range(3))
         end = time.monotonic() + 20.0
@@ -88,9 +76,9 @@ def test_clients_that_do_not_go_on_are_dropped(served, monkeypatch):
         assert ask(f"ws://127.0.0.1:{server.port}")
 
 
-def test_connections_beyond_a_number_are_closed_at_once(served):
+def test_connections_beyond_a_number_are_closed_at_once(running, served):
     most = server_module._MAX_CONNECTIONS
-    with running(served) as server:
+    with running(*served) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(most)]
         wait(lambda: handlers(server) == most, "all accepted")
         before = threading.active_count()
@@ -105,8 +93,8 @@ def test_connections_beyond_a_number_are_closed_at_once(served):
         assert ask(f"ws://127.0.0.1:{server.port}")
 
 
-def test_a_robot_that_is_connected_goes_on_while_others_crowd(served):
-    with running(served) as server:
+def test_a_robot_that_is_connected_goes_on_while_others_crowd(running, served):
+    with running(*served) as server:
         model = RemoteModel(
             served[1], RemoteConfig(url=f"ws://127.0.0.1:{server.port}", reply_s=30.0)
         )
@@ -125,8 +113,8 @@ def test_a_robot_that_is_connected_goes_on_while_others_crowd(served):
 
 
 @pytest.mark.parametrize("value", [b"Api-Key \xff\xfe", b"\x80", b"Api-Key " + b"x" * 4000])
-def test_a_token_of_any_bytes_is_refused_like_another(served, value):
-    with running(served, token=TOKEN) as server:
+def test_a_token_of_any_bytes_is_refused_like_another(running, served, value):
+    with running(*served, token=TOKEN) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as raw:
             raw.sendall(
                 b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -138,7 +126,7 @@ def test_a_token_of_any_bytes_is_refused_like_another(served, value):
         assert ask(f"ws://127.0.0.1:{server.port}", token=TOKEN)
 
 
-def test_tokens_are_compared_in_constant_time(served, monkeypatch):
+def test_tokens_are_compared_in_constant_time(running, served, monkeypatch):
     compared = []
 
     def compare(a, b):
@@ -146,7 +134,7 @@ def test_tokens_are_compared_in_constant_time(served, monkeypatch):
         return a == b
 
     monkeypatch.setattr(server_module.hmac, "compare_digest", compare)
-    with running(served, token=TOKEN) as server:
+    with running(*served, token=TOKEN) as server:
         headers = {"Authorization": "Api-Key wrong"}
         with pytest.raises(InvalidStatus):
             connect(f"ws://127.0.0.1:{server.port}", additional_headers=headers)
@@ -174,17 +162,19 @@ def certificate(tmp_path_factory):
     return {"certificate": folder / "certificate.pem", "key": folder / "key.pem"}
 
 
-def test_encrypted_for_who_trusts_the_certificate(served, certificate, monkeypatch):
-    with running(served, token=TOKEN, **certificate) as server:
+def test_encrypted_for_who_trusts_the_certificate(running, served, certificate, monkeypatch):
+    with running(*served, token=TOKEN, **certificate) as server:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate["certificate"]))
         assert ask(f"wss://127.0.0.1:{server.port}", token=TOKEN)
         with pytest.raises(PolicyFailureError, match="401"):
             ask(f"wss://127.0.0.1:{server.port}")
 
 
-def test_a_server_that_nobody_vouches_for_is_told_no_token(served, certificate, monkeypatch):
+def test_a_server_that_nobody_vouches_for_is_told_no_token(
+    running, served, certificate, monkeypatch
+):
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    with running(served, token=TOKEN, **certificate) as server:
+    with running(*served, token=TOKEN, **certificate) as server:
         for scheme in ("wss", "ws"):
             config = RemoteConfig(url=f"{scheme}://127.0.0.1:{server.port}", connect_s=1.0)
             with pytest.raises(PolicyFailureError) as lost:
@@ -192,9 +182,9 @@ def test_a_server_that_nobody_vouches_for_is_told_no_token(served, certificate, 
             assert lost.value.kind is Failure.SERVER_LOST
 
 
-def test_a_handshake_that_stops_is_dropped(served, certificate, monkeypatch):
+def test_a_handshake_that_stops_is_dropped(running, served, certificate, monkeypatch):
     monkeypatch.setattr(server_module, "_OPEN_S", 0.5)
-    with running(served, **certificate) as server:
+    with running(*served, **certificate) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=60.0) as half:
             half.sendall(b"\x16\x03\x01\x02\x00")  # the first bytes of a greeting
             with suppress(ConnectionResetError):

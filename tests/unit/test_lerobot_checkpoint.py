@@ -42,7 +42,6 @@ from policies.vla.lerobot.workers.wire import BrokenMessageError, Channel
 from sim2real import cli as realign
 from sim2real.serve_cli import local_policy
 
-DOUBLE = Path(__file__).parents[1] / "contract/lerobot_double.py"
 MAP = {
     "rate_hz": 50,
     "state": [
@@ -101,11 +100,9 @@ def imported(tmp_path, mapping=MAP, name="ours", **changes):
 
 
 @pytest.fixture
-def double(tmp_path, monkeypatch):
+def double(doubles, tmp_path, monkeypatch):
     """The worker that plays LeRobot, in this interpreter."""
-    shutil.copytree(process.FOLDER / "workers", tmp_path / "double/workers")
-    shutil.copyfile(DOUBLE, tmp_path / "double/workers/lerobot_worker.py")
-    monkeypatch.setattr(process, "FOLDER", tmp_path / "double")
+    monkeypatch.setattr(process, "FOLDER", doubles.write_worker(tmp_path))
     monkeypatch.setenv(process.PYTHON_VARIABLE, sys.executable)
 
 

@@ -193,20 +193,8 @@ def served_model(name="panda_reach"):
     )
 
 
-@contextmanager
-def running(model, served, **config):
-    server = PolicyServer(model, served, ServeConfig(**{"port": 0, **config}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.close()
-        thread.join(10.0)
-
-
 @pytest.fixture(scope="module")
-def server():
+def server(running):
     with running(*served_model()) as running_server:
         yield running_server
 
@@ -330,7 +318,7 @@ def test_question_that_is_too_large_ends_the_connection(server):
     open_session(RemoteConfig(url=url(server), connect_s=30.0)).close()
 
 
-def test_error_of_the_model_stays_in_the_servers_log(caplog):
+def test_error_of_the_model_stays_in_the_servers_log(running, caplog):
     model, served = served_model()
     sample = model.sample
     with running(model, served) as server, client_of(server) as connection:
@@ -355,7 +343,7 @@ def test_second_client_is_sent_away(server):
 
 
 @pytest.mark.parametrize("given", [None, "Api-Key wrong", TOKEN, f"Api-Key {TOKEN}x"])
-def test_client_without_the_token_is_refused(given):
+def test_client_without_the_token_is_refused(running, given):
     with running(*served_model(), token=TOKEN) as server:
         headers = {"Authorization": given} if given else {}
         with pytest.raises(InvalidStatus) as refused, client_of(server, **headers):
@@ -365,7 +353,7 @@ def test_client_without_the_token_is_refused(given):
             connection.recv(timeout=60.0)
 
 
-def test_client_with_the_wrong_token_does_not_try_again():
+def test_client_with_the_wrong_token_does_not_try_again(running):
     with running(*served_model(), token=TOKEN) as server:
         with pytest.raises(PolicyFailureError, match="401") as refused:
             remote(server, token="f" * 16, connect_s=60.0).reset(0)
@@ -546,7 +534,7 @@ def test_failed_server_silences_the_engine_until_it_is_activated_again():
         engine.close()
 
 
-def test_connecting_is_tried_again_until_the_server_is_there():
+def test_connecting_is_tried_again_until_the_server_is_there(running):
     import socket
 
     with socket.socket() as probe:
