@@ -11,8 +11,8 @@ import numpy as np
 
 from calibration.dynamics import RigidBody
 from calibration.errors import CalibrationError
+from calibration.files import read_json, write_text
 from calibration.inertia import Bodies
-from calibration.result import read_json
 from calibration.signals import Float
 
 FORMAT = "realign-excitation-1"
@@ -127,14 +127,7 @@ class Excitation:
             "cosine_rad": self.cosine_rad.tolist(),
             "details": dict(details),
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CalibrationError(
-                f"expected a place to write the motion, but {path} cannot be written "
-                f"({error.strerror}); choose another"
-            ) from None
+        write_text(path, json.dumps(content, indent=1) + "\n", "the motion")
 
 
 def read_excitation(path: Path, robot: str) -> Excitation:

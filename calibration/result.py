@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from calibration.errors import CalibrationError
+from calibration.files import read_json, write_text
 from calibration.transforms import Float, quaternion_wxyz
 
 FORMAT = "realign.calibration"
 VERSION = 1
-_MAX_DIGITS = 300  # more is no float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,7 @@ def write_result(path: Path, result: CalibrationResult) -> None:
         CalibrationError: the file cannot be written.
     """
     text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CalibrationError(
-            f"expected a place to write the result, but {path} cannot be written "
-            f"({error.strerror}); choose another"
-        ) from None
+    write_text(path, text, "the result")
 
 
 def read_result(path: Path, kind: str) -> CalibrationResult:
@@ -188,35 +181,6 @@ def read_result(path: Path, kind: str) -> CalibrationResult:
             f"expected a whole calibration result, but {path} is damaged "
             f"({type(error).__name__}: {error}); calibrate again"
         ) from None
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Object in a JSON file.
-
-    Raises:
-        CalibrationError: there is no such file, or it holds no JSON object.
-    """
-
-    def integer(digits: str) -> int:
-        if len(digits) > _MAX_DIGITS:
-            raise ValueError
-        return int(digits)
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_int=integer)
-        json.dumps(content, ensure_ascii=False).encode()  # not of half a pair of surrogates
-    except OSError as error:
-        raise CalibrationError(
-            f"expected {what}, but {path} cannot be read ({error.strerror}); check the path"
-        ) from None
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise CalibrationError(
-            f"expected {what}, but {path} holds no JSON object, or numbers or text that nothing "
-            "else can read; check the path"
-        ) from None
-    return content
 
 
 def software_versions() -> dict[str, str]:

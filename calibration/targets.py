@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
-from calibration.result import read_json
+from calibration.files import read_json
 from calibration.transforms import Float
 
 Gray = NDArray[np.uint8]

@@ -120,6 +120,7 @@ def calibrate_camera(
         overwrite: replace these files if they exist.
     """
     from calibration.compare import compare
+    from calibration.files import write_text
     from calibration.intrinsics import IntrinsicsConfig, calibrate_camera
     from sim2real.calibrate_sources import open_source
     from sim2real.calibrate_views import detect_board, measured_board
@@ -142,7 +143,7 @@ def calibrate_camera(
         return outputs.settle("camera", compare_with)
     found = calibrate_camera(seen, IntrinsicsConfig(model=model, fewest_views=fewest_views))
     if yaml is not None:
-        _write(yaml, found.camera.to_yaml(name))
+        write_text(yaml, found.camera.to_yaml(name), "camera_info")
     coverage = Table(
         heading="Corners in each cell of the image",
         header=("", *(str(i + 1) for i in range(found.coverage.shape[1]))),
@@ -273,14 +274,3 @@ def _view_sections(rms_px: dict[str, float], rejected: dict[str, str]) -> tuple[
         return (views,)
     rows = tuple(rejected.items())
     return (views, Table(heading="Images not used", header=("image", "why"), rows=rows))
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"expected a place to write camera_info, but {file} cannot be written "
-            f"({error.strerror}); choose another"
-        ) from None
