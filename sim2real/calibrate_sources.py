@@ -9,9 +9,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rosbags.serde import SerdeError
 
 from calibration.detection import Frame
 from policies.errors import InputError
+from policies.images import inspect
 from sim2real.bags.batch import NS, DamageError, Message
 from sim2real.bags.definitions import typestore
 from sim2real.bags.files import find_files, natural_key
@@ -19,6 +21,8 @@ from sim2real.bags.reader import read_bag
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_INSPECTED = (b"\x89PNG", b"\xff\xd8")
+_HEADER_BYTES = 12  # of a message, up to the end of its stamp
 # encoding -> type of a channel, channels, conversion to gray
 _ENCODINGS: dict[str, tuple[str, int, int | None]] = {
     "mono8": ("u1", 1, None),
@@ -108,6 +112,8 @@ def _bag_images(path: Path, topic: str, rate_hz: float) -> Iterator[Frame]:
                 for message in batch.messages():
                     if message.topic.name != topic:
                         continue
+                    if len(message.data) < _HEADER_BYTES:
+                        raise _no_image(topic, message.log_ns)
                     stamp_ns = _stamp_ns(message)
                     # a stamp that jumps back starts anew
                     if last_ns is not None and 0 <= stamp_ns - last_ns < NS / rate_hz:
@@ -133,10 +139,10 @@ def _from_message(message: Message, stamp_ns: int) -> Frame:
     try:
         decoded: Any = typestore().deserialize_cdr(message.data, message.topic.msgtype)
         if message.topic.msgtype == _COMPRESSED:
-            image = cv2.imdecode(decoded.data, cv2.IMREAD_GRAYSCALE)
+            image = _decode(bytes(decoded.data))
         else:
             image = _gray(decoded)
-    except (ValueError, IndexError, AssertionError, cv2.error):
+    except (SerdeError, ValueError, IndexError, AssertionError, cv2.error):
         image = None
     except KeyError as error:
         raise InputError(
@@ -144,15 +150,31 @@ def _from_message(message: Message, stamp_ns: int) -> Frame:
             f"{error.args[0]!r}; record compressed images or another encoding"
         ) from None
     if image is None:
-        raise InputError(
-            f"topic {message.topic.name}: expected an image, but that at {stamp_ns / NS:.3f} s "
-            "cannot be decoded; record it again"
-        )
+        raise _no_image(message.topic.name, stamp_ns)
     return Frame(name=name, image=np.asarray(image, np.uint8), stamp_ns=stamp_ns)
+
+
+def _no_image(topic: str, at_ns: int) -> InputError:
+    return InputError(
+        f"topic {topic}: expected an image, but that at {at_ns / NS:.3f} s cannot be decoded; "
+        "record it again"
+    )
+
+
+def _decode(data: bytes) -> Any | None:
+    """Gray values of an image file; None if it is damaged or claims to be too large."""
+    try:
+        if data.startswith(_INSPECTED):
+            inspect(data, "image")  # before memory is taken for what it claims
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (cv2.error, InputError):
+        return None
 
 
 def _gray(message: Any) -> Any:
     kind, channels, conversion = _ENCODINGS[message.encoding]
+    if not 0 < message.height * message.width * channels * int(kind[1]) <= message.data.nbytes:
+        raise ValueError("a size that its bytes do not have")
     data = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
     data = np.ascontiguousarray(data[:, : message.width * channels * int(kind[1])])
     pixels = data.view(f"{'>' if message.is_bigendian else '<'}{kind}")
@@ -165,9 +187,8 @@ def _gray(message: Any) -> Any:
 
 def _from_file(file: Path) -> Frame:
     try:
-        data = np.frombuffer(file.read_bytes(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-    except (OSError, cv2.error):
+        image = _decode(file.read_bytes())
+    except OSError:
         image = None
     if image is None:
         raise InputError(f"expected an image, but {file} cannot be decoded; remove or replace it")

@@ -8,13 +8,13 @@ tooltips.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from policies.actor.config import read_json
 from policies.errors import InputError
 
 _WIDTH, _HEIGHT = 720.0, 240.0
@@ -341,9 +341,9 @@ def report_command(folder: Path, out: Path | None = None, overwrite: bool = Fals
             "episodes build`"
         )
     try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error}); run the command again") from None
-    sections = result_sections(content.get("replay", content) if isinstance(content, dict) else {})
+        content = read_json(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: expected JSON, got {error}; run the command again") from None
+    sections = result_sections(content.get("replay", content))
     write_report(page, title, sections, overwrite=overwrite)
     print(page)

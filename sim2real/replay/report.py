@@ -73,7 +73,10 @@ def result_sections(content: Mapping[str, Any], *, intro: str = "") -> list[Sect
             f"episodes at {content['rate_hz']:g} Hz."
         )
         labels = tuple(f"{h:g} s" for h in content["horizons_s"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        for names, series in ((labels, global_error), (joints, per_joint)):
+            if any(len(values) != len(names) for values in series.values()):
+                raise ValueError("not as many errors as horizons or joints")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"expected the JSON of a replay, got something else ({type(error).__name__}: {error}); "
             "run `realign replay` with --json again"
