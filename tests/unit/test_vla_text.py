@@ -159,6 +159,28 @@ def test_the_error_says_how_to_install_the_encoder(monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "weights"),
+    [
+        ('{"model": {"vocab": {}}}', None),
+        ('{"model": {"vocab": {}}}', b"cut"),
+        ("[]", b""),
+        ("[" * 100_000, b""),
+        ("{}", b""),
+    ],
+)
+def test_a_damaged_encoder_is_named(tmp_path, monkeypatch, tokenizer, weights):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/tokenizer.json").write_text(tokenizer)
+    if weights is not None:
+        (tmp_path / "model/model.safetensors").write_bytes(weights)
+    spec = importlib.util.spec_from_file_location("damaged", tmp_path / "__init__.py")
+    open_text_encoder.cache_clear()
+    monkeypatch.setattr(text_module.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(InputError, match=f"install {PACKAGE} again"):
+        open_text_encoder()
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE.replace("-", "_")) is None,
     reason=f"needs the PyPI package {PACKAGE}",
