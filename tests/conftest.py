@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Another try for what runs in real time; skip what needs ROS where there is none."""
     if config.pluginmanager.has_plugin("rerunfailures"):
         for item in filter(lambda item: is_busy(item.path), items):
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="AssertionError"))
+            item.add_marker(pytest.mark.flaky(reruns=1, rerun_except="from pytest-timeout"))
     if importlib.util.find_spec("rclpy") is not None:
         return
     skip = pytest.mark.skip(reason="needs ROS 2 (rclpy): pip install 'realign[ros]', or source one")
