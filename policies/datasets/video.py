@@ -52,7 +52,7 @@ def read_video(path: Path) -> NDArray[np.uint8]:
     try:
         with av.open(str(path)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, OSError, IndexError) as error:
+    except (av.FFmpegError, OSError, IndexError, UnicodeDecodeError) as error:
         raise InputError(
             f"expected a video, but {path} cannot be read ({error}); write the dataset again"
         ) from None

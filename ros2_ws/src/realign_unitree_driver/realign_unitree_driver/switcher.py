@@ -82,7 +82,7 @@ class SwitcherClient:
                     ) from None
         try:
             return str(json.loads(data)["name"]) if code == 0 else f"code {code}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
                 f"expected the name of a controller from the motion switcher, got {data[:80]!r}; "
                 "bring the robot into its debug mode and turn the driver's `release` off"
