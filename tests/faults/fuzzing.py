@@ -168,19 +168,6 @@ def memory_limit() -> Iterator[None]:
     assert grown < MAX_GROWTH_MB, f"{grown:.0f} MB more"
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What has been tried.
-
-    Attributes:
-        damages: damaged versions that were loaded.
-        refused: those among them that gave a sentence.
-    """
-
-    damages: int
-    refused: int
-
-
 def _status_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
@@ -189,7 +176,7 @@ def _status_mb(key: str) -> float:
 EVERY = 4096  # bytes up to which a file is cut at every one of them
 
 
-def damage(subject: Subject, cut_places: int, tmp_path: Path) -> Tally:
+def damage(subject: Subject, cut_places: int, tmp_path: Path) -> None:
     """Load it whole, then damaged in every way; at least one damage must be refused."""
     folder = tmp_path / "whole"
     folder.mkdir()
@@ -210,7 +197,6 @@ def damage(subject: Subject, cut_places: int, tmp_path: Path) -> Tally:
                 tried, refused = tried + 2, refused + _absent(subject, whole, work, name)
     assert refused > 0
     print(f"{subject.name}: {tried} damages, {refused} refused")
-    return Tally(tried, refused)
 
 
 def _damaged(
