@@ -17,6 +17,9 @@ from xml.etree import ElementTree
 import pytest
 import setuptools
 
+from policies.checkpoint import inspect
+from policies.errors import InputError
+from policies.robots import PANDA
 from sim2real import cli, run
 from sim2real.run_config import RunConfig
 
@@ -238,10 +241,8 @@ def parameters_of(nodes: list) -> dict[str, dict]:
 
 
 @pytest.fixture
-def checkpoint(tmp_path) -> str:
-    config = {"name": "p", "robot_fingerprint": "0", "rate_hz": 50.0, "duration_s": None}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return str(tmp_path)
+def checkpoint(hold_policy) -> str:
+    return str(hold_policy(PANDA))
 
 
 GUARD, POLICY = "realign_policy.guard_node", "realign_policy.policy_node"
@@ -411,6 +412,15 @@ def test_sim_launch_types_and_options(checkpoint):
     assert len(nodes) == 3
     _, nodes = evaluate("sim.launch.py", robot="g1", policy="")
     assert set(parameters_of(nodes)) == {MUJOCO, GUARD}
+
+
+@pytest.mark.usefixtures("fake_launch")
+def test_launch_files_know_policies_of_every_kind(tmp_path):
+    reach = str(REPO / "policies/checkpoints/panda_reach")
+    _, nodes = evaluate("sim.launch.py", robot="panda", policy=reach)
+    assert parameters_of(nodes)[GUARD]["policy_rate_hz"] == inspect(Path(reach))["rate_hz"]
+    with pytest.raises(InputError, match="expected a policy checkpoint"):
+        evaluate("sim.launch.py", robot="panda", policy=str(tmp_path / "typo"))
 
 
 @pytest.mark.usefixtures("fake_launch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from policies.checkpoint import inspect
 from policies.robots import ROBOTS
 
 Rows = Iterable[tuple[str, str | None, str]]
@@ -50,13 +50,12 @@ class Checkpoint:
         if not given:
             return cls()
         path = Path(given).absolute()
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        spec = config.get("spec", config)  # a generative model states its rate in its spec
+        info = inspect(path)
         return cls(
             path=str(path),
-            name=config.get("name", spec.get("name", path.name)),
-            rate_hz=float(spec["rate_hz"]),
-            endless=not config.get("duration_s"),
+            name=info["name"],
+            rate_hz=info["rate_hz"],
+            endless=info["duration_s"] is None,
         )
 
 
