@@ -22,11 +22,16 @@ def check(config: RunConfig) -> None:
     )
 
 
+def emulated_domain(ros_domain: int) -> int:
+    """DDS domain, 1 to 100, of the emulated robot that belongs to a graph on a ROS domain."""
+    return 1 + (ros_domain + 50) % 100
+
+
 def start(graph: Graph, config: RunConfig, driver: dict[str, Any], **emulator: object) -> None:
     """Start driver and robot, see :class:`sim2real.run_hardware.Hardware`."""
     own = {"network": config.network, "dds_domain": config.dds_domain}
     if not config.network:
-        own = {"network": _LOOPBACK, "dds_domain": 1 + (graph.domain_id + 50) % 100}
+        own = {"network": _LOOPBACK, "dds_domain": emulated_domain(graph.domain_id)}
         priority = driver["realtime_priority"]
         emulator |= {"domain": own["dds_domain"], "realtime_priority": priority}
         start_emulator(graph, config, "realign_unitree_driver.emulator", **emulator)

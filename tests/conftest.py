@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -26,15 +26,19 @@ BUSY_FOLDERS = ("contract", "faults", "sim_in_the_loop")
 FASTDDS_PROFILE = REPO / "ros2_ws/src/realign_bringup/realign_bringup/fastdds.xml"
 
 
-def ros_domain_id() -> int:
+def this_worker() -> tuple[int, int]:
+    """Number of this xdist worker, and how many there are."""
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return int(name.removeprefix("gw")), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def ros_domain_id(worker: int) -> int:
     """A domain per test session and xdist worker, 20 to 99.
 
     From 102 on the ports of a domain fall into Linux's ephemeral range.
     """
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is None:
-        return 20 + os.getpid() % 80
-    return 20 + (os.getppid() + 1 + int(worker.removeprefix("gw"))) % 80
+    session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    return 20 + (session + worker) % 80
 
 
 def pytest_configure() -> None:
@@ -46,7 +50,7 @@ def pytest_configure() -> None:
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("any machine")
-    os.environ["ROS_DOMAIN_ID"] = str(ros_domain_id())
+    os.environ["ROS_DOMAIN_ID"] = str(ros_domain_id(this_worker()[0]))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(FASTDDS_PROFILE)
 
@@ -186,6 +190,19 @@ def running(doubles) -> Callable[..., Any]:
 def domain() -> int:
     """The ROS domain of these tests."""
     return int(os.environ["ROS_DOMAIN_ID"])
+
+
+@pytest.fixture(scope="session")
+def dds_domains() -> Iterator[int]:
+    """DDS domains for robots of a test's own: each once, and none that a graph of ours uses."""
+    from sim2real.run_unitree import emulated_domain
+
+    worker, workers = this_worker()
+    graphs = {ros_domain_id(number) for number in range(workers)}
+    taken = graphs | {emulated_domain(domain) for domain in graphs}
+    free = [domain for domain in range(1, 101) if domain not in taken]
+    start = ros_domain_id(0) % len(free)  # other sessions begin elsewhere
+    return iter((free[start:] + free[:start])[worker::workers])
 
 
 @pytest.fixture

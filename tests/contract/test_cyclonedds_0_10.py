@@ -48,8 +48,8 @@ def answer(process):
     return json.loads(out)
 
 
-def test_stock_peer_drives_the_emulated_robot(peer, tmp_path):
-    domain = 25 + os.getpid() % 70
+def test_stock_peer_drives_the_emulated_robot(peer, tmp_path, dds_domains):
+    domain = next(dds_domains)
     summary = tmp_path / "emulator.json"
     words = ["--robot", "g1", "--domain", str(domain), "--summary", str(summary)]
     emulator = subprocess.Popen([sys.executable, "-m", "realign_unitree_driver.emulator", *words])
@@ -69,9 +69,9 @@ def test_stock_peer_drives_the_emulated_robot(peer, tmp_path):
     assert robot["moved_s"] > 0.5
 
 
-def test_driver_talks_to_a_stock_robot(peer, monkeypatch):
+def test_driver_talks_to_a_stock_robot(peer, monkeypatch, dds_domains):
     monkeypatch.setattr(wire_process, "_FIRST_STATE_S", 20.0)
-    domain = 24 + os.getpid() % 70
+    domain = next(dds_domains)
     process = peer("robot", domain)
     wire = Wire(WireConfig(robot="g1", network="lo", domain=domain, release=False))
     wire.greet()

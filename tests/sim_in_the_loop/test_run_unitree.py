@@ -58,8 +58,8 @@ def test_stop_keys_of_the_remote_stop_the_guard_too(asap_checkpoints, domain, un
     assert not result["completed"]
 
 
-def test_real_robot_waits_for_key_a_of_the_remote(asap_checkpoints, domain, tmp_path):
-    dds_domain = 1 + (domain + 30) % 100
+def test_real_robot_waits_for_key_a_of_the_remote(asap_checkpoints, domain, dds_domains, tmp_path):
+    dds_domain = next(dds_domains)
     policy, summary = asap_checkpoints["side_jump_level1"], tmp_path / "seen.json"
     presses = ",".join(f"hanging_keys=A@{t}:0.2" for t in range(8, 60, 2))
     options = ["--policy", str(policy), "--faults", presses, "--summary", str(summary)]

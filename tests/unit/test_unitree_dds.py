@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 import time
 
@@ -29,15 +28,9 @@ from policies.robots import get_robot
 G1, GO2 = get_robot("g1"), get_robot("go2")
 
 
-@pytest.fixture(scope="module")
-def domains():
-    """Numbers of DDS domains that nobody else in this session uses."""
-    return iter(range(30 + os.getpid() % 35, 100))
-
-
 @pytest.fixture
-def participant(domains):
-    return Participant("lo", next(domains))
+def participant(dds_domains):
+    return Participant("lo", next(dds_domains))
 
 
 @pytest.fixture
@@ -119,11 +112,11 @@ def test_raw_and_object_peers_understand_each_other(participant):
 # ---- what is refused at start ------------------------------------------------------------------
 
 
-def test_wrong_network_is_refused(domains):
+def test_wrong_network_is_refused(dds_domains):
     with pytest.raises(InputError, match=r"interface out of \[.*'lo'.*got 'eth77'"):
-        Participant("eth77", next(domains))
+        Participant("eth77", next(dds_domains))
     with pytest.raises(InputError, match=r"address of this machine, got 192\.0\.2\.1"):
-        Participant("192.0.2.1", next(domains))
+        Participant("192.0.2.1", next(dds_domains))
 
 
 @pytest.mark.usefixtures("quick")
@@ -133,7 +126,7 @@ def test_domain_without_robot_is_refused(participant):
 
 
 @pytest.mark.usefixtures("quick")
-def test_robot_of_another_family_is_refused(participant, domains):
+def test_robot_of_another_family_is_refused(participant, dds_domains):
     other = Participant("lo", participant.domain_id)
     writer, message = RawWriter(other, LOW_STATE, GO_LOW_STATE), alive(GO_LOW_STATE)
     with (

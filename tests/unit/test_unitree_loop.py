@@ -1,7 +1,6 @@
 """The Unitree wire process's loop against the emulated robot in a process of its own."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,12 +20,6 @@ from realign_unitree_driver.wire_process import Wire, WireConfig, WireLoop
 from policies.robots import get_robot
 
 GO2 = get_robot("go2")
-
-
-@pytest.fixture(scope="module")
-def domains():
-    """Numbers of DDS domains that nobody else in this session uses."""
-    return iter(range(20 + os.getpid() % 60, 100))
 
 
 class Rig:
@@ -81,14 +74,14 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path, domains, monkeypatch):
+def rig(tmp_path, dds_domains, monkeypatch):
     monkeypatch.setattr(wire_process, "_LISTEN_S", 0.2)
     monkeypatch.setattr(wire_process, "_LAST_DAMPING_S", 0.2)
     monkeypatch.setattr(wire_process, "_FIRST_STATE_S", 20.0)
     rigs = []
 
     def make(**options):
-        rigs.append(Rig(tmp_path, next(domains), **options))
+        rigs.append(Rig(tmp_path, next(dds_domains), **options))
         return rigs[-1]
 
     yield make
