@@ -1,4 +1,4 @@
-"""Damage for files, and what must come of it; loaded by the tests of loaders.
+"""Damage for files, and what must come of it; imported by the tests of loaders.
 
 A loader gives its result or one sentence; never a traceback, never memory that grows with what a
 file claims.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from policies.errors import InputError
 
@@ -174,6 +175,11 @@ def _status_mb(key: str) -> float:
 
 
 EVERY = 4096  # bytes up to which a file is cut at every one of them
+# The parameter of :func:`damage`: every place in the long run, some of them in the quick one.
+CUT_PLACES = pytest.mark.parametrize(
+    "cut_places",
+    [pytest.param(EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full"), 15],
+)
 
 
 def damage(subject: Subject, cut_places: int, tmp_path: Path) -> None:

@@ -7,16 +7,16 @@ memory that grows with what a file claims.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import numpy as np
 import pytest
+from fuzzing import Subject
 
 from calibration.errors import CalibrationError
 from calibration.result import CalibrationResult, Parameter, Residual, read_result, write_result
@@ -35,13 +35,6 @@ from sim2real.delta.model import DeltaModel, load_delta, model_shapes, weight_sh
 from sim2real.episodes.episode import Episode
 from sim2real.episodes.store import load_episodes, save_episodes
 from sim2real.sim.gaps import load_gap, make_gap
-
-_spec = importlib.util.spec_from_file_location("fuzzing", Path(__file__).with_name("fuzzing.py"))
-assert _spec is not None
-assert _spec.loader is not None
-fuzzing = sys.modules["fuzzing"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzzing)
-Subject = fuzzing.Subject
 
 
 def make_bag(folder: Path) -> Path:
@@ -236,13 +229,7 @@ SUBJECTS = (
 )
 
 
-@pytest.mark.parametrize(
-    "cut_places",
-    [
-        pytest.param(fuzzing.EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full"),
-        15,
-    ],
-)
+@fuzzing.CUT_PLACES
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_damage_is_one_sentence(subject, cut_places, tmp_path):
     fuzzing.damage(subject, cut_places, tmp_path)

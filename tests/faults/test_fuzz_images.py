@@ -4,16 +4,15 @@ calibration from folders and bags; and results that a page is made of.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
+import fuzzing
 import numpy as np
 import pytest
+from fuzzing import Subject
 from rosbags.typesys import Stores, get_typestore
 
 from policies.datasets.demonstrations import (
@@ -33,19 +32,6 @@ from sim2real.report import report_command
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzzing = _load("fuzzing")
-Subject = fuzzing.Subject
 
 
 def picture(number: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -217,10 +203,9 @@ SUBJECTS = (
         ("replay.json",),
     ),
 )
-FULL = pytest.param(fuzzing.EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full")
 
 
-@pytest.mark.parametrize("cut_places", [FULL, 15])
+@fuzzing.CUT_PLACES
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_damage_is_one_sentence(subject, cut_places, tmp_path):
     fuzzing.damage(subject, cut_places, tmp_path)

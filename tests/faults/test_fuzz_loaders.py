@@ -4,16 +4,15 @@ motions, boards, cameras, servos, foreign policies; and images and messages that
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import fuzzing
 import numpy as np
 import pytest
+from fuzzing import Subject
 from realign_serial_driver.arm_calibration import load_calibration, nominal_calibration
 from safetensors.numpy import save_file
 
@@ -41,19 +40,6 @@ from sim2real.finetune.reference import Reference, load_reference
 
 REPO = Path(__file__).resolve().parents[2]
 CHECKPOINT = REPO / "policies/checkpoints/panda_reach"
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzzing = _load("fuzzing")
-Subject = fuzzing.Subject
 
 
 # ---- bags --------------------------------------------------------------------------------------
@@ -407,10 +393,9 @@ SUBJECTS = (
         ("arm.json", "lerobot.json"),
     ),
 )
-FULL = pytest.param(fuzzing.EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full")
 
 
-@pytest.mark.parametrize("cut_places", [FULL, 15])
+@fuzzing.CUT_PLACES
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_damage_is_one_sentence(subject, cut_places, tmp_path):
     fuzzing.damage(subject, cut_places, tmp_path)

@@ -4,18 +4,17 @@ generative models with all they carry, imported and remote policies, delta model
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import fuzzing
 import numpy as np
 import pytest
+from fuzzing import Subject
 from safetensors.numpy import save_file
 
 from policies.checkpoint import load_policy
@@ -25,19 +24,6 @@ from sim2real.delta.ppo_model import PpoDelta, layer_shapes, observation_size
 
 STATES = tuple(f"qpos/{name}" for name in PANDA.joint_names)
 ACTIONS = tuple(f"position/{name}" for name in PANDA.joint_names)
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzzing = _load("fuzzing")
-Subject = fuzzing.Subject
 
 
 def unsealed(path: Path) -> Path:
@@ -377,10 +363,9 @@ SUBJECTS = (
     Subject("training_state", make_state, load_state, STATE, STATE[:1]),
     Subject("bare_training_state", make_bare_state, load_state, STATE[1:]),
 )
-FULL = pytest.param(fuzzing.EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full")
 
 
-@pytest.mark.parametrize("cut_places", [FULL, 15])
+@fuzzing.CUT_PLACES
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_damage_is_one_sentence(subject, cut_places, tmp_path):
     fuzzing.damage(subject, cut_places, tmp_path)

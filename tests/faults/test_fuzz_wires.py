@@ -7,7 +7,6 @@ messages with values of other kinds in them, and streams that are cut or altered
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import socket
@@ -16,12 +15,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import fuzzing
 import numpy as np
 import pytest
+from fuzzing import Subject
 
 from policies.diffusion.interface import ChunkSpec, Window
 from policies.errors import FaultError, InputError
@@ -33,19 +33,6 @@ from policies.vla.lerobot.workers import wire as model_wire
 from policies.worker_process import WorkerProcess
 from sim2real.sim.remote.process import Worker
 from sim2real.sim.remote.workers import wire as simulator_wire
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzzing = _load("fuzzing")
-Subject = fuzzing.Subject
 
 
 class Parrot:
@@ -243,10 +230,9 @@ SUBJECTS = (
         absent=False,
     ),
 )
-FULL = pytest.param(fuzzing.EVERY, marks=[pytest.mark.slow, pytest.mark.timeout(2400)], id="full")
 
 
-@pytest.mark.parametrize("cut_places", [FULL, 15])
+@fuzzing.CUT_PLACES
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_damage_is_one_sentence(subject, cut_places, tmp_path):
     fuzzing.damage(subject, cut_places, tmp_path)

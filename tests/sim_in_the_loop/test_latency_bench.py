@@ -1,8 +1,6 @@
 """The benchmark of latency measures answers to states, all of them through policy and guard."""
 
-import importlib.util
 import re
-import sys
 
 import pytest
 
@@ -10,12 +8,8 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def bench(repo):
-    path = repo / "tests/bench/bench_runtime.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def bench(repo, load_module):
+    return load_module(repo / "tests/bench/bench_runtime.py")
 
 
 def test_states_are_answered_through_policy_and_guard(bench, hold_policy):
