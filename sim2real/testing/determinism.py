@@ -65,8 +65,10 @@ def bag_content(path: Path, *, until_ns: Mapping[str, int] | None = None) -> dic
                 topic = names[record.channel_id]
                 end = (until_ns or {}).get(topic)
                 late = end is not None and _stamp_ns(record.data) >= end
+                if late or topic in _MASKED_TOPICS:
+                    continue
                 data = plain(record.data, types[record.channel_id])
-                if late or topic in _MASKED_TOPICS or last.get(topic) == data:
+                if last.get(topic) == data:
                     continue
                 last[topic] = data
                 parts[f"messages {topic}"] += len(data).to_bytes(4, "little") + data

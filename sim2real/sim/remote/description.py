@@ -9,11 +9,10 @@ import numpy as np
 
 from policies.errors import InputError
 from policies.interface import Float, RobotSpec
+from policies.runtime.plausibility import GRAVITY_M_S2
 from sim2real.robot_data import robot_urdf
 from sim2real.sim import model
 from sim2real.sim.gaps import Gap
-
-_GRAVITY_M_S2 = (0.0, 0.0, -9.81)
 
 
 def describe(robot: RobotSpec, gap: Gap | None = None) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def describe(robot: RobotSpec, gap: Gap | None = None) -> dict[str, Any]:
         "base_link": robot.base_body,
         "floating_base": robot.floating_base,
         "start_height_m": robot.base_height_m,
-        "gravity_m_s2": list(_GRAVITY_M_S2),
+        "gravity_m_s2": [0.0, 0.0, -GRAVITY_M_S2],
         # The robot's own controller does not know of a payload, which is no link of the robot.
         "weightless": links if robot.gravity_compensated else [],
         "floor": floor,
